@@ -1,0 +1,131 @@
+//! Everything that can go wrong, by meaning.
+
+use crate::layout::LayoutError;
+use std::path::PathBuf;
+
+/// Result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong: what was found, what was expected, and what to do. The cause, where there is one, is the source.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the messages are the documentation
+pub enum Error {
+    #[error("`{pattern}` is not a pattern; use `*` for any run of characters and `?` for one")]
+    BadPattern { pattern: String, source: globset::Error },
+
+    #[error("`{key}` is not a key: {why}; keys are relative paths without `..`")]
+    BadKey { key: String, why: &'static str },
+
+    #[error("`{url}` is not a place this program can reach: {why}")]
+    BadUrl { url: String, why: String },
+
+    #[error("{root}: nothing is there")]
+    NothingThere { root: String },
+
+    #[error("{object}: no such object")]
+    NotFound { object: String },
+
+    #[error(
+        "{object}: exists already, and nothing is overwritten; choose another destination or remove it first"
+    )]
+    AlreadyExists { object: String },
+
+    #[error("{object}: {action} failed")]
+    Io { object: String, action: &'static str, source: std::io::Error },
+
+    #[error("{object}: ends at byte {found}, but bytes up to {expected} are wanted; the object is truncated")]
+    Truncated { object: String, found: u64, expected: u64 },
+
+    #[error("{root}: no known checkpoint format ({why}); known: {known}")]
+    UnknownFormat { root: String, why: String, known: String },
+
+    #[error("unknown format `{name}`; known: {known}")]
+    NoSuchFormat { name: String, known: String },
+
+    /// Bytes that do not follow the format's rules.
+    #[error("{object}: not valid {what}: {why}")]
+    Malformed { object: String, what: &'static str, why: String },
+
+    #[error(
+        "{object}: version {found} is newer than version {known}, the last this program reads; update titan-ckpt"
+    )]
+    TooNew { object: String, found: String, known: String },
+
+    #[error("{object}: {what} is {found}, over the limit of {limit}")]
+    OverLimit { object: String, what: &'static str, found: u64, limit: u64 },
+
+    #[error("{fqn}: {message}")]
+    BadTensor { fqn: String, message: String },
+
+    #[error("no tensor or value is named `{fqn}`{hint}")]
+    NoSuchName { fqn: String, hint: String },
+
+    /// Stored bytes that differ from their recorded checksum.
+    #[error(
+        "{object}: bytes {from} to {until} do not have the recorded checksum ({found}, expected {expected}){fqn_note}; the data is damaged"
+    )]
+    Damaged { object: String, from: u64, until: u64, found: String, expected: String, fqn_note: String },
+
+    #[error("{format} cannot hold {what}: {names}; {hint}")]
+    Inexpressible { format: &'static str, what: &'static str, names: String, hint: &'static str },
+
+    #[error("the memory budget of {budget} bytes is too small; at least {needed} bytes are needed")]
+    BudgetTooSmall { budget: u64, needed: u64 },
+
+    #[error("{path}: only {available} bytes are free, {needed} are needed", path = path.display())]
+    NoSpace { path: PathBuf, available: u64, needed: u64 },
+
+    #[error("{0}")]
+    Usage(String),
+
+    #[error("interrupted by an earlier error in another thread")]
+    Interrupted,
+
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+}
+
+/// What kind of trouble an [`Error`] is, for exit codes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ErrorKind {
+    /// The request makes no sense.
+    Usage,
+    /// The data is missing, damaged or not understood.
+    Data,
+    /// A disk or network failed.
+    Io,
+}
+
+impl Error {
+    /// An [`Error::Malformed`].
+    pub fn malformed(object: impl Into<String>, what: &'static str, why: impl Into<String>) -> Self {
+        Error::Malformed { object: object.into(), what, why: why.into() }
+    }
+
+    /// Which kind of trouble it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::BadPattern { .. }
+            | Error::BadKey { .. }
+            | Error::BadUrl { .. }
+            | Error::NothingThere { .. }
+            | Error::AlreadyExists { .. }
+            | Error::NoSuchFormat { .. }
+            | Error::NoSuchName { .. }
+            | Error::Inexpressible { .. }
+            | Error::BudgetTooSmall { .. }
+            | Error::Usage(_)
+            | Error::Layout(_) => ErrorKind::Usage,
+            Error::NotFound { .. }
+            | Error::Truncated { .. }
+            | Error::UnknownFormat { .. }
+            | Error::Malformed { .. }
+            | Error::TooNew { .. }
+            | Error::OverLimit { .. }
+            | Error::BadTensor { .. }
+            | Error::Damaged { .. } => ErrorKind::Data,
+            Error::Io { .. } | Error::NoSpace { .. } | Error::Interrupted => ErrorKind::Io,
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Copies a box between two strided arrays in memory.
+
+/// Row-major strides, in elements, of an array of this extent.
+pub fn row_major(extent: &[u64]) -> Vec<u64> {
+    let mut strides = vec![1u64; extent.len()];
+    for dim in (1..extent.len()).rev() {
+        strides[dim - 1] = strides[dim].saturating_mul(extent[dim]);
+    }
+    strides
+}
+
+/// One dim of a copy: how many times, and how many bytes to move on either side each time.
+#[derive(Clone, Copy, Debug)]
+struct Loop {
+    count: usize,
+    source_step: usize,
+    target_step: usize,
+}
+
+/// Copies `extent` elements of `element_bytes` bytes each from `source` to `target`. Both slices start at the box's
+/// first element; strides are in elements, one per dim.
+///
+/// Dims that are contiguous on both sides are merged, so that a copy between two row-major arrays is as few runs as
+/// possible; where the element order differs, the innermost two dims are walked in tiles that stay in cache.
+///
+/// Panics: when a slice is too short for its strides.
+pub fn copy_box(
+    source: &[u8],
+    source_strides: &[u64],
+    target: &mut [u8],
+    target_strides: &[u64],
+    extent: &[u64],
+    element_bytes: usize,
+) {
+    if extent.contains(&0) {
+        return;
+    }
+    let (loops, run) = merge(source_strides, target_strides, extent, element_bytes);
+    walk(source, target, &loops, run);
+}
+
+/// Merges dims where both sides are contiguous. Returns the remaining loops, outermost first, and the bytes that are
+/// contiguous on both sides.
+fn merge(
+    source_strides: &[u64],
+    target_strides: &[u64],
+    extent: &[u64],
+    element_bytes: usize,
+) -> (Vec<Loop>, usize) {
+    let mut run = element_bytes;
+    let mut loops: Vec<Loop> = Vec::new();
+    for dim in (0..extent.len()).rev().filter(|&dim| extent[dim] > 1) {
+        let next = Loop {
+            count: extent[dim] as usize,
+            source_step: source_strides[dim] as usize * element_bytes,
+            target_step: target_strides[dim] as usize * element_bytes,
+        };
+        match loops.last_mut() {
+            None if next.source_step == run && next.target_step == run => run *= next.count,
+            Some(inner)
+                if next.source_step == inner.source_step * inner.count
+                    && next.target_step == inner.target_step * inner.count =>
+            {
+                inner.count *= next.count;
+            }
+            _ => loops.push(next),
+        }
+    }
+    loops.reverse();
+    (loops, run)
+}
+
+fn walk(source: &[u8], target: &mut [u8], loops: &[Loop], run: usize) {
+    match loops {
+        [] => target[..run].copy_from_slice(&source[..run]),
+        [only] => copy_runs(source, target, *only, run),
+        [outer, inner] if run <= 16 => copy_tiles(source, target, *outer, *inner, run),
+        [outer, rest @ ..] => {
+            for index in 0..outer.count {
+                walk(
+                    &source[index * outer.source_step..],
+                    &mut target[index * outer.target_step..],
+                    rest,
+                    run,
+                );
+            }
+        }
+    }
+}
+
+fn copy_runs(source: &[u8], target: &mut [u8], dim: Loop, run: usize) {
+    /// A fixed size lets the compiler turn the copy into one load and one store.
+    fn fixed<const RUN: usize>(source: &[u8], target: &mut [u8], dim: Loop) {
+        for index in 0..dim.count {
+            let (from, to) = (index * dim.source_step, index * dim.target_step);
+            target[to..to + RUN].copy_from_slice(&source[from..from + RUN]);
+        }
+    }
+    match run {
+        1 => fixed::<1>(source, target, dim),
+        2 => fixed::<2>(source, target, dim),
+        4 => fixed::<4>(source, target, dim),
+        8 => fixed::<8>(source, target, dim),
+        16 => fixed::<16>(source, target, dim),
+        _ => {
+            for index in 0..dim.count {
+                let (from, to) = (index * dim.source_step, index * dim.target_step);
+                target[to..to + run].copy_from_slice(&source[from..from + run]);
+            }
+        }
+    }
+}
+
+/// Walks two dims in square tiles, so that a transposition touches each cache line once.
+fn copy_tiles(source: &[u8], target: &mut [u8], outer: Loop, inner: Loop, run: usize) {
+    const TILE: usize = 64;
+    for outer_at in (0..outer.count).step_by(TILE) {
+        for inner_at in (0..inner.count).step_by(TILE) {
+            let columns = Loop { count: TILE.min(inner.count - inner_at), ..inner };
+            for row in outer_at..outer.count.min(outer_at + TILE) {
+                let from = row * outer.source_step + inner_at * inner.source_step;
+                let to = row * outer.target_step + inner_at * inner.target_step;
+                copy_runs(&source[from..], &mut target[to..], columns, run);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merges_contiguous_dims_into_one_run() {
+        let extent = [3, 4, 5];
+        let (loops, run) = merge(&row_major(&extent), &row_major(&extent), &extent, 4);
+        assert!(loops.is_empty());
+        assert_eq!(run, 240);
+        // A column block: rows stay apart in the source only.
+        let (loops, run) = merge(&[10, 1], &[4, 1], &[3, 4], 2);
+        assert_eq!((loops.len(), run), (1, 8));
+    }
+
+    #[test]
+    fn transposes() {
+        let (rows, columns) = (70usize, 130usize);
+        let source: Vec<u8> = (0..rows * columns).flat_map(|at| (at as u16).to_le_bytes()).collect();
+        let mut target = vec![0; source.len()];
+        // The target is row-major [columns, rows]; walk it as the transposed view of the source.
+        let extent = [columns as u64, rows as u64];
+        copy_box(&source, &[1, columns as u64], &mut target, &row_major(&extent), &extent, 2);
+        for column in 0..columns {
+            for row in 0..rows {
+                let at = (column * rows + row) * 2;
+                let value = u16::from_le_bytes([target[at], target[at + 1]]) as usize;
+                assert_eq!(value, (row * columns + column) % 65536);
+            }
+        }
+    }
+
+    #[test]
+    fn scalars_and_empty_boxes() {
+        let mut target = [0u8; 4];
+        copy_box(&[1, 2, 3, 4], &[], &mut target, &[], &[], 4);
+        assert_eq!(target, [1, 2, 3, 4]);
+        copy_box(&[], &[1], &mut [], &[1], &[0], 4);
+    }
+}

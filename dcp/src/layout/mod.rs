@@ -1,0 +1,13 @@
+//! Pure maths over integers: boxes, meshes, placements and who holds which box. No I/O, no names, no element sizes.
+
+mod box_copy;
+mod cover;
+mod mesh;
+mod region;
+mod shard;
+
+pub use box_copy::{copy_box, row_major};
+pub use cover::{Gap, cover};
+pub use mesh::{Axis, Mesh};
+pub use region::Region;
+pub use shard::{Layout, LayoutError, Placement};

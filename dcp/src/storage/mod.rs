@@ -1,0 +1,129 @@
+//! Bytes under keys. Knows nothing of tensors.
+//!
+//! A [`Storage`] is a tree of immutable objects. Semantics that every implementation keeps, and that the conformance
+//! suite pins:
+//!
+//! 1. An object becomes visible under its key whole and durable, by [`ObjectWriter::finish`], or not at all.
+//! 2. A key that exists is never overwritten: creating it again is [`Error::AlreadyExists`], and of two writers that
+//!    race for one key exactly one wins.
+//! 3. Reads are exact: a range past the end is [`Error::Truncated`], a missing key [`Error::NotFound`].
+//! 4. Listings are sorted by key and show finished objects only.
+
+mod key;
+mod url;
+
+pub use key::Key;
+pub use url::{Place, open_url};
+
+use crate::error::{Error, Result};
+use std::fmt::Debug;
+use std::fs::File;
+use std::sync::Arc;
+
+/// One listed object.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ObjectMeta {
+    /// Its key.
+    pub key: Key,
+    /// Its length in bytes.
+    pub byte_len: u64,
+}
+
+/// A tree of immutable objects.
+pub trait Storage: Send + Sync + Debug {
+    /// How a person names the object: a full path or URL.
+    fn display(&self, key: &Key) -> String;
+
+    /// Every finished object below `prefix`, at any depth, sorted by key; empty when there is none. The empty key is
+    /// the whole store.
+    fn list(&self, prefix: &Key) -> Result<Vec<ObjectMeta>>;
+
+    /// Names of the direct children of `prefix` that are themselves prefixes (folders), sorted.
+    fn list_prefixes(&self, prefix: &Key) -> Result<Vec<Key>>;
+
+    /// Length of an object; `None` where there is none (a prefix is not an object).
+    fn head(&self, key: &Key) -> Result<Option<u64>>;
+
+    /// Opens an object for reading.
+    fn open(&self, key: &Key) -> Result<Arc<dyn ReadAt>>;
+
+    /// Starts a new object of exactly `byte_len` bytes, or of unknown length when `None`. Space is reserved where the
+    /// store can. Fails early with [`Error::AlreadyExists`] when the key exists.
+    fn create(&self, key: &Key, byte_len: Option<u64>) -> Result<Box<dyn ObjectWriter>>;
+
+    /// Bytes free for new objects, where the store can tell.
+    fn free_bytes(&self) -> Result<Option<u64>>;
+
+    /// Creates an object from memory; visible whole or not at all, never over an existing one.
+    fn put(&self, key: &Key, bytes: &[u8]) -> Result<()> {
+        let writer = self.create(key, Some(bytes.len() as u64))?;
+        writer.write_at(0, bytes)?;
+        writer.finish()
+    }
+
+    /// Reads a whole object of at most `byte_len_max` bytes.
+    ///
+    /// Errors: [`Error::OverLimit`] for a larger one.
+    fn get(&self, key: &Key, byte_len_max: u64) -> Result<Vec<u8>> {
+        let object = self.open(key)?;
+        if object.byte_len() > byte_len_max {
+            let (object, found) = (self.display(key), object.byte_len());
+            return Err(Error::OverLimit { object, what: "its length in bytes", found, limit: byte_len_max });
+        }
+        let mut bytes = vec![0; object.byte_len() as usize];
+        object.read_at(0, &mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+/// An open object. Reads may come from any thread.
+pub trait ReadAt: Send + Sync + Debug {
+    /// Length in bytes.
+    fn byte_len(&self) -> u64;
+
+    /// Fills `target` from the bytes at `byte_offset` on.
+    ///
+    /// Errors: [`Error::Truncated`] past the end; [`Error::Damaged`] where the reader checks checksums.
+    fn read_at(&self, byte_offset: u64, target: &mut [u8]) -> Result<()>;
+
+    /// The file behind it, for kernel-side copies; `None` where bytes must pass through this reader.
+    fn file(&self) -> Option<&File> {
+        None
+    }
+
+    /// The smallest number of bytes one read costs: 1 where any range is as cheap as its length, the block size where
+    /// a reader must fetch whole blocks to check them.
+    fn granularity(&self) -> u64 {
+        1
+    }
+}
+
+/// An object being written. Writes may come from any thread in any order and must not overlap; bytes never written
+/// are zero. Dropping it without [`finish`](ObjectWriter::finish) leaves nothing behind.
+pub trait ObjectWriter: Send + Sync + Debug {
+    /// Writes `bytes` at `byte_offset`.
+    fn write_at(&self, byte_offset: u64, bytes: &[u8]) -> Result<()>;
+
+    /// Copies bytes from a file without bringing them to this process. Returns `false`, having written nothing that
+    /// counts, where the store or the file cannot do so; the caller then copies by hand.
+    fn copy_from(&self, source: &File, source_offset: u64, byte_offset: u64, byte_len: u64) -> Result<bool> {
+        let _ = (source, source_offset, byte_offset, byte_len);
+        Ok(false)
+    }
+
+    /// Makes the object durable and visible.
+    ///
+    /// Errors: [`Error::AlreadyExists`] when another writer finished the key first.
+    fn finish(self: Box<Self>) -> Result<()>;
+}
+
+/// One kind of store, chosen by the scheme of a URL.
+pub struct Scheme {
+    /// URL scheme: `file` for `file:///path`.
+    pub name: &'static str,
+    /// Opens the place the URL names, scheme removed.
+    pub open: fn(&str) -> Result<Place>,
+}
+
+/// Every kind of store. To add one: a file here, a line here. A path without a scheme is the first.
+pub static STORES: &[Scheme] = &[];
