@@ -6,12 +6,15 @@
 //! * a [`Format`](format::Format) turns bytes into a catalog and lays a target out in objects;
 //! * a [`Region`](layout::Region) is a box of a tensor; meshes and placements say who holds which;
 //! * a [`Storage`](storage::Storage) keeps immutable objects under keys;
-//! * the engine in `copy` moves regions between any two of them, in bounded memory.
+//! * the engine in [`copy`] moves regions between any two of them, in bounded memory.
 
+pub mod convert;
+pub mod copy;
 pub mod error;
 pub mod format;
 pub mod layout;
 pub mod model;
+pub mod plan;
 pub mod storage;
 
 pub use error::{Error, ErrorKind, Result};

@@ -5,7 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::layout::{Mesh, Placement, Region};
-use crate::model::{Catalog, Chunk, Fqn, Path, Tensor, TensorSpec, Value};
+use crate::model::{Catalog, Chunk, DType, Fqn, Path, Tensor, TensorSpec, Value};
 use crate::storage::{Key, ObjectMeta, Place, ReadAt, Storage};
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -311,6 +311,13 @@ pub trait Draft: Send + Sync + Debug {
     /// Whether placed regions are appended as compressed frames instead of written at their offsets.
     fn compressed(&self) -> bool {
         false
+    }
+
+    /// Encodes one frame of a compressed object: appends the stored bytes to `stored` and returns the codec.
+    fn encode(&self, dtype: DType, raw: &[u8], stored: &mut Vec<u8>) -> u8 {
+        let _ = dtype;
+        stored.extend_from_slice(raw);
+        0
     }
 
     /// Bytes of object `index` that depend on what was written: checksums in framing.

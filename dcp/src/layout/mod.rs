@@ -9,5 +9,5 @@ mod shard;
 pub use box_copy::{copy_box, row_major};
 pub use cover::{Gap, cover};
 pub use mesh::{Axis, Mesh};
-pub use region::Region;
+pub use region::{Region, Strips};
 pub use shard::{Layout, LayoutError, Placement};

@@ -82,6 +82,12 @@ impl Region {
         Region { start, extent: self.extent.clone() }
     }
 
+    /// Position of the box's first element in an array of `outer` with these strides: elements before it.
+    pub fn position_in(&self, outer: &Region, strides: &[u64]) -> u64 {
+        debug_assert!(outer.contains(self), "{self:?} is not inside {outer:?}");
+        (0..self.rank()).map(|dim| (self.start[dim] - outer.start[dim]) * strides[dim]).sum()
+    }
+
     /// Cuts the box into boxes of at most `elements_max` elements (at least 1), each of which is contiguous in the
     /// row-major order of this box, and of every box that spans the same or fewer elements of the inner dims.
     ///

@@ -145,7 +145,8 @@ impl DType {
     /// Bytes of `elements` packed elements; `None` on overflow or where they do not fill whole blocks.
     pub fn bytes(self, elements: u64) -> Option<u64> {
         let row = self.row();
-        (elements % row.block_elements == 0)
+        elements
+            .is_multiple_of(row.block_elements)
             .then(|| (elements / row.block_elements).checked_mul(row.block_bytes))
             .flatten()
     }

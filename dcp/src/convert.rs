@@ -1,0 +1,375 @@
+//! Conversion and resharding: a source checkpoint, a choice of tensors, types and layout, a destination.
+
+use crate::copy::{CopyOptions, CopyStats, Job, Progress, can_cast, run};
+use crate::error::{Error, Result};
+use crate::format::{Candidate, Format, Pieces, Reader, Target, TargetTensor, TargetValue, WriteOptions};
+use crate::layout::{Gap, Mesh, Placement, Region, cover};
+use crate::model::{Catalog, ChunkTable, DType, FqnFilter, Tensor, TensorSpec};
+use crate::plan::{Degrees, Revealed, choose_owners, mesh_of, place, reveal, stage_of};
+use crate::storage::Place;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// How the tensors of the destination are cut and among whom.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sharding {
+    /// As the source: same boxes, same writers.
+    Keep,
+    /// Every tensor whole, one writer.
+    Whole,
+    /// For these parallel degrees.
+    Degrees(Degrees),
+}
+
+/// What to make of a source.
+#[derive(Clone, Debug)]
+pub struct ConvertOptions {
+    /// Which tensors and values to take.
+    pub filter: FqnFilter,
+    /// Convert every floating-point tensor to this type.
+    pub dtype: Option<DType>,
+    /// How to cut it.
+    pub sharding: Sharding,
+    /// Leave values out instead of refusing, in formats that hold tensors only; the report lists them.
+    pub drop_values: bool,
+    /// Choices of the destination's format.
+    pub write: WriteOptions,
+    /// Memory and threads.
+    pub copy: CopyOptions,
+}
+
+impl Default for ConvertOptions {
+    fn default() -> Self {
+        ConvertOptions {
+            filter: FqnFilter::default(),
+            dtype: None,
+            sharding: Sharding::Keep,
+            drop_values: false,
+            write: WriteOptions::default(),
+            copy: CopyOptions::default(),
+        }
+    }
+}
+
+/// What a conversion did.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConvertReport {
+    /// Tensors written.
+    pub tensors: usize,
+    /// Values written.
+    pub values: usize,
+    /// Data objects written.
+    pub objects: usize,
+    /// Bytes of tensor elements, as written.
+    pub tensor_bytes: u64,
+    /// Bytes read, written, moved by the kernel.
+    pub stats: CopyStats,
+    /// Names that the filter, or `drop_values`, left out.
+    pub left_out: Vec<String>,
+    /// What was assumed where the source does not say.
+    pub assumptions: Vec<String>,
+}
+
+/// A conversion that has been planned and not begun.
+#[derive(Debug)]
+pub struct Conversion<'a> {
+    reader: &'a dyn Reader,
+    target: Target,
+    sources: Vec<crate::model::Fqn>,
+    draft: Box<dyn crate::format::Draft>,
+    place: Place,
+    options: CopyOptions,
+    report: ConvertReport,
+}
+
+/// Plans a conversion: reads values, lays the destination out, checks that the source is complete, that the
+/// destination is free and that it fits. Writes nothing.
+///
+/// Errors: [`Error::AlreadyExists`] for a destination with objects in it; [`Error::BadTensor`] for a tensor whose
+/// chunks do not tile it; [`Error::Inexpressible`] for what the format cannot hold; [`Error::NoSpace`].
+pub fn plan<'a>(
+    reader: &'a dyn Reader,
+    place: &Place,
+    format: &dyn Format,
+    options: &ConvertOptions,
+) -> Result<Conversion<'a>> {
+    check_free(place)?;
+    let catalog = reader.catalog();
+    let mut left_out = Vec::new();
+    let mut chosen = Vec::new();
+    for (fqn, tensor) in &catalog.tensors {
+        match options.filter.matches(fqn.as_str()) {
+            true => {
+                check_complete(fqn.as_str(), tensor)?;
+                chosen.push((fqn, tensor));
+            }
+            false => left_out.push(fqn.as_str().to_owned()),
+        }
+    }
+    let mut sharder = Sharder::new(catalog, &chosen, options.sharding)?;
+    let mut target = Target {
+        mesh: sharder.mesh.clone(),
+        writers: sharder.writers,
+        step: catalog.step,
+        tensors: Vec::with_capacity(chosen.len()),
+        values: Vec::new(),
+    };
+    for (index, (fqn, tensor)) in chosen.iter().enumerate() {
+        let dtype = options.dtype.filter(|_| tensor.spec.dtype.is_float()).unwrap_or(tensor.spec.dtype);
+        if !can_cast(tensor.spec.dtype, dtype) {
+            let message = format!(
+                "{} cannot be converted to {dtype}; use float64, float32, float16 or bfloat16",
+                tensor.spec.dtype
+            );
+            return Err(Error::BadTensor { fqn: fqn.as_str().to_owned(), message });
+        }
+        let spec = TensorSpec::new(dtype, tensor.spec.shape.clone());
+        let pieces = sharder.pieces(index, tensor)?;
+        target.tensors.push(TargetTensor { fqn: (*fqn).clone(), spec, path: tensor.path.clone(), pieces });
+    }
+    for (fqn, entry) in &catalog.values {
+        if !options.filter.matches(fqn.as_str()) || options.drop_values {
+            left_out.push(fqn.as_str().to_owned());
+            continue;
+        }
+        let writer =
+            entry.stored.and_then(|(object, ..)| catalog.objects[object as usize].writer).unwrap_or(0);
+        target.values.push(TargetValue {
+            fqn: fqn.clone(),
+            path: entry.path.clone(),
+            value: reader.value(fqn)?,
+            archive: reader.value_archive(fqn)?,
+            writer: writer.min(target.writers.saturating_sub(1)),
+        });
+    }
+    let draft = format.draft(&target, &options.write)?;
+    let needed: u64 = draft.objects().iter().map(|object| object.byte_len).sum();
+    if let Some(available) = place.store.free_bytes()?
+        && needed > available
+    {
+        return Err(Error::NoSpace { path: place.display().into(), available, needed });
+    }
+    let report = ConvertReport {
+        tensors: target.tensors.len(),
+        values: target.values.len(),
+        objects: draft.objects().len(),
+        tensor_bytes: target.tensors.iter().filter_map(|tensor| tensor.spec.bytes()).sum(),
+        stats: CopyStats::default(),
+        left_out,
+        assumptions: sharder.assumptions,
+    };
+    let sources = target.tensors.iter().map(|tensor| tensor.fqn.clone()).collect();
+    Ok(Conversion { reader, target, sources, draft, place: place.clone(), options: options.copy, report })
+}
+
+impl Conversion<'_> {
+    /// What will be written; byte counts of the copy are still zero.
+    pub fn report(&self) -> &ConvertReport {
+        &self.report
+    }
+
+    /// Writes the destination. It becomes a checkpoint with the last write.
+    ///
+    /// Errors: see [`run`]; what the format's commit gives.
+    pub fn run(self, progress: &dyn Progress) -> Result<ConvertReport> {
+        let (sums, stats) = run(Job {
+            reader: self.reader,
+            sources: &self.sources,
+            target: &self.target,
+            draft: &*self.draft,
+            place: &self.place,
+            options: self.options,
+            progress,
+        })?;
+        self.draft.commit(&*self.place.store, &self.place.key, &sums)?;
+        Ok(ConvertReport { stats, ..self.report })
+    }
+}
+
+/// A destination must not exist, or be an empty folder.
+fn check_free(place: &Place) -> Result<()> {
+    match Candidate::new(place) {
+        Err(Error::NothingThere { .. }) => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => Err(Error::AlreadyExists { object: place.display() }),
+    }
+}
+
+/// Checks that a tensor's chunks tile it.
+///
+/// Errors: [`Error::BadTensor`] that names the first gap or overlap.
+pub fn check_complete(fqn: &str, tensor: &Tensor) -> Result<()> {
+    let ChunkTable::Listed(chunks) = &tensor.chunks else { return Ok(()) };
+    let regions: Vec<Region> = chunks.iter().map(|chunk| chunk.region.clone()).collect();
+    let shape = &tensor.spec.shape;
+    let message = match cover(shape, &regions) {
+        Ok(()) => return Ok(()),
+        Err(Gap::OutOfBounds { index }) => {
+            format!("chunk {:?} reaches outside shape {shape:?}", regions[index])
+        }
+        Err(Gap::Overlap { first, second }) => {
+            format!("chunks {:?} and {:?} overlap", regions[first], regions[second])
+        }
+        Err(Gap::Missing { covered, total, at }) => format!(
+            "its chunks cover {covered} of {total} elements of shape {shape:?}; the first gap is at {at:?}. \
+             A rank's file is missing or the save did not finish"
+        ),
+    };
+    Err(Error::BadTensor { fqn: fqn.to_owned(), message })
+}
+
+/// Cuts tensors for the destination.
+struct Sharder {
+    mesh: Option<Arc<Mesh>>,
+    writers: u32,
+    assumptions: Vec<String>,
+    how: How,
+}
+
+enum How {
+    /// The source's chunks; `writers[object]` is the writer of a source object.
+    Listed {
+        writers: Vec<u32>,
+    },
+    Whole,
+    /// One placement list and owner per chosen tensor.
+    Placed(Vec<(Vec<Placement>, Vec<u32>)>),
+}
+
+impl Sharder {
+    fn new(catalog: &Catalog, chosen: &[(&crate::model::Fqn, &Tensor)], sharding: Sharding) -> Result<Self> {
+        match sharding {
+            Sharding::Whole => {
+                Ok(Sharder { mesh: None, writers: 1, assumptions: Vec::new(), how: How::Whole })
+            }
+            Sharding::Degrees(degrees) => Self::for_degrees(catalog, chosen, degrees),
+            Sharding::Keep => match &catalog.mesh {
+                Some(mesh) if chosen.iter().all(|(_, tensor)| tensor.placements.is_some()) => {
+                    let placements =
+                        chosen.iter().map(|(_, tensor)| tensor.placements.clone().unwrap_or_default());
+                    Ok(Self::placed(mesh.clone(), chosen, placements, Vec::new()))
+                }
+                _ => Ok(Self::listed(catalog)),
+            },
+        }
+    }
+
+    fn listed(catalog: &Catalog) -> Self {
+        // A format that names no writers gets one per object, so that objects stay apart.
+        let mut known = BTreeMap::new();
+        let writers: Vec<u32> = (0..)
+            .zip(&catalog.objects)
+            .map(|(index, object)| match object.writer {
+                Some(writer) => writer,
+                None => {
+                    let next = known.len() as u32;
+                    *known.entry(index).or_insert(next)
+                }
+            })
+            .collect();
+        let count = writers.iter().max().map_or(1, |last| last + 1);
+        Sharder { mesh: None, writers: count, assumptions: Vec::new(), how: How::Listed { writers } }
+    }
+
+    fn for_degrees(
+        catalog: &Catalog,
+        chosen: &[(&crate::model::Fqn, &Tensor)],
+        degrees: Degrees,
+    ) -> Result<Self> {
+        let mesh = Arc::new(mesh_of(degrees)?);
+        let revealed = revealed(catalog, chosen)?;
+        let layers = chosen
+            .iter()
+            .filter_map(|(fqn, _)| crate::plan::layer_of(fqn.as_str()))
+            .max()
+            .map_or(0, |l| l + 1);
+        let assumptions = assumptions(degrees, layers, &revealed, chosen);
+        let placements = chosen.iter().zip(&revealed).map(|((fqn, tensor), &revealed)| {
+            let stage = stage_of(fqn.as_str(), layers, degrees.pp);
+            place(degrees, tensor.spec.shape.len(), stage, revealed).to_vec()
+        });
+        Ok(Self::placed(mesh, chosen, placements, assumptions))
+    }
+
+    fn placed(
+        mesh: Arc<Mesh>,
+        chosen: &[(&crate::model::Fqn, &Tensor)],
+        placements: impl Iterator<Item = Vec<Placement>>,
+        assumptions: Vec<String>,
+    ) -> Self {
+        let bytes = chosen.iter().map(|(_, tensor)| tensor.spec.bytes().unwrap_or(0));
+        let tensors: Vec<_> = placements.zip(bytes).collect();
+        let owners = choose_owners(&mesh, &tensors);
+        let placed =
+            tensors.into_iter().zip(owners).map(|((placements, _), owner)| (placements, owner)).collect();
+        Sharder { writers: mesh.ranks(), mesh: Some(mesh), assumptions, how: How::Placed(placed) }
+    }
+
+    fn pieces(&mut self, index: usize, tensor: &Tensor) -> Result<Pieces> {
+        Ok(match &mut self.how {
+            How::Whole => Pieces::Listed(vec![(0, Region::whole(&tensor.spec.shape))]),
+            How::Placed(placed) => {
+                let (placements, owner) = std::mem::take(&mut placed[index]);
+                Pieces::Placed { placements, owner }
+            }
+            How::Listed { writers } => Pieces::Listed(
+                tensor
+                    .chunks
+                    .all(&tensor.spec.shape)?
+                    .into_iter()
+                    .map(|chunk| (writers[chunk.object as usize], chunk.region))
+                    .collect(),
+            ),
+        })
+    }
+}
+
+/// Tensor-parallel dims: from the placements where the source records a `tp` axis, else from its boxes.
+fn revealed(catalog: &Catalog, chosen: &[(&crate::model::Fqn, &Tensor)]) -> Result<Vec<Revealed>> {
+    if let Some(tp) = catalog.mesh.as_ref().and_then(|mesh| mesh.axis("tp"))
+        && chosen.iter().all(|(_, tensor)| tensor.placements.is_some())
+    {
+        let dim_of = |tensor: &Tensor| match tensor.placements.as_ref().map(|placements| placements[tp]) {
+            Some(Placement::Shard { dim } | Placement::StridedShard { dim, .. }) => Revealed::TpDim(dim),
+            _ => Revealed::NoTp,
+        };
+        // With one rank along `tp` the axis says nothing; the boxes may.
+        if catalog.mesh.as_ref().is_some_and(|mesh| mesh.axes()[tp].size > 1) {
+            return Ok(chosen.iter().map(|(_, tensor)| dim_of(tensor)).collect());
+        }
+    }
+    let boxes = chosen
+        .iter()
+        .map(|(_, tensor)| {
+            let chunks = tensor.chunks.all(&tensor.spec.shape)?;
+            Ok((&tensor.spec.shape[..], chunks.into_iter().map(|chunk| chunk.region).collect()))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok(reveal(&boxes))
+}
+
+fn assumptions(
+    degrees: Degrees,
+    layers: u32,
+    revealed: &[Revealed],
+    chosen: &[(&crate::model::Fqn, &Tensor)],
+) -> Vec<String> {
+    let mut said = vec!["FSDP shards dim 0 of every tensor (no model table is used)".to_owned()];
+    let with_tp = revealed.iter().filter(|revealed| matches!(revealed, Revealed::TpDim(_))).count();
+    if degrees.tp > 1 && with_tp == 0 {
+        said.push(format!(
+            "tensor parallelism: the source's boxes reveal no tensor-parallel dim, so all {} ranks along `tp` share whole tensors",
+            degrees.tp
+        ));
+    } else if degrees.tp > 1 {
+        let rest = chosen.len() - with_tp;
+        said.push(format!("tensor parallelism: {with_tp} tensors keep the dim that the source's boxes reveal, {rest} are replicated"));
+    }
+    if degrees.pp > 1 {
+        said.push(format!(
+            "pipeline stages: {layers} layers in {} runs of consecutive layers; names without a layer number go to the first stage, norm and output to the last",
+            degrees.pp
+        ));
+    }
+    said
+}

@@ -1,0 +1,19 @@
+//! The engine: moves regions between any source and any target in bounded memory.
+//!
+//! A tensor is walked in *strips*: boxes that fix the leading dims, take a range of one dim and all of the dims after
+//! it. A strip meets every source chunk and every target region in a box that is contiguous there, whatever the two
+//! shardings are. So each strip is read once with large reads, scattered in memory to the regions that want it, and
+//! written with large writes; strips are independent, may finish in any order, and bound the memory. Checksums are
+//! CRCs, which combine in any order too.
+
+mod blocks;
+mod cast;
+mod engine;
+mod read_box;
+mod sink;
+mod staging;
+mod tensor_reader;
+
+pub use cast::{can_cast, cast};
+pub use engine::{CopyOptions, CopyStats, Job, Progress, run};
+pub use tensor_reader::TensorReader;

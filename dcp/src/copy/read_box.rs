@@ -1,0 +1,268 @@
+//! Reads a box of a stored chunk into memory, with as few and as large reads as its layout allows.
+
+use super::blocks::Blocks;
+use crate::error::{Error, Result};
+use crate::format::Elements;
+use crate::layout::{Region, copy_box, row_major};
+use crc_fast::CrcAlgorithm::Crc32IsoHdlc;
+use std::sync::Mutex;
+
+/// Runs shorter than this are not read one by one: a disk fetches whole pages of 4 KiB whatever is asked, so the span
+/// that holds the runs is read at once and the box is picked out of it.
+const RUN_BYTES_MIN: u64 = 4096;
+
+/// A chunk whose elements have been found.
+#[derive(Debug)]
+pub(crate) struct OpenChunk {
+    /// The chunk's box, in blocks.
+    pub(crate) region: Region,
+    elements: Elements,
+    strides: Vec<u64>,
+    block_bytes: usize,
+    /// Checksums of the contiguous parts read so far: `(byte_offset, byte_len, crc32)`. `None`: nothing to check.
+    seen: Option<Mutex<Vec<(u64, u64, u32)>>>,
+}
+
+/// What a read cost and how it was laid out.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct ReadCost {
+    /// Bytes fetched.
+    pub(crate) bytes: u64,
+}
+
+impl OpenChunk {
+    /// Checks that the elements lie inside their source.
+    ///
+    /// Errors: [`Error::BadTensor`] where strides do not fit; [`Error::Truncated`] where the source is too short.
+    pub(crate) fn new(
+        fqn: &str,
+        object: &str,
+        region: Region,
+        elements: Elements,
+        blocks: &Blocks,
+    ) -> Result<Self> {
+        let strides = elements.strides.clone().unwrap_or_else(|| row_major(&region.extent));
+        let block_bytes = blocks.block_bytes();
+        let bad = |message: String| Error::BadTensor { fqn: fqn.to_owned(), message };
+        if strides.len() != region.rank() {
+            return Err(bad(format!("{} strides for {} dims", strides.len(), region.rank())));
+        }
+        let last = region.extent.iter().zip(&strides).try_fold(0u64, |last, (&extent, &stride)| {
+            last.checked_add(extent.saturating_sub(1).checked_mul(stride)?)
+        });
+        let needed = match last {
+            _ if region.is_empty() => Some(elements.byte_offset),
+            Some(last) => (last + 1)
+                .checked_mul(block_bytes as u64)
+                .and_then(|byte_len| byte_len.checked_add(elements.byte_offset)),
+            None => None,
+        };
+        let needed = needed.ok_or_else(|| bad(format!("strides {strides:?} reach past 2^64 bytes")))?;
+        if needed > elements.source.byte_len() {
+            let (object, found) = (object.to_owned(), elements.source.byte_len());
+            return Err(Error::Truncated { object, found, expected: needed });
+        }
+        let seen = elements.crc32.is_some().then(Mutex::default);
+        Ok(OpenChunk { region, elements, strides, block_bytes, seen })
+    }
+
+    /// Whether its bytes must be summed as they are read.
+    pub(crate) fn checked(&self) -> bool {
+        self.seen.is_some()
+    }
+
+    /// The file and first byte of `wanted` when it is one contiguous run that needs no checking in this process.
+    pub(crate) fn file_run(&self, wanted: &Region) -> Option<(&std::fs::File, u64)> {
+        let file = self.elements.source.file()?;
+        let runs = Runs::new(self, wanted);
+        (runs.outer.is_empty() && self.elements.strides.is_none()).then_some((file, runs.byte_offset))
+    }
+
+    /// Reads `wanted` (in the tensor's coordinates, in blocks) into `target`, whose first byte is the box's first
+    /// element; `target_strides` are in blocks. `scratch` is used as far as `scratch_bytes_max`.
+    pub(crate) fn read(
+        &self,
+        wanted: &Region,
+        target: &mut [u8],
+        target_strides: &[u64],
+        scratch: &mut Vec<u8>,
+        scratch_bytes_max: usize,
+    ) -> Result<ReadCost> {
+        if wanted.is_empty() {
+            return Ok(ReadCost::default());
+        }
+        let runs = Runs::new(self, wanted);
+        if runs.outer.is_empty() && contiguous(target_strides, &wanted.extent) {
+            let byte_len = runs.run_bytes as usize;
+            self.fetch(runs.byte_offset, &mut target[..byte_len])?;
+            return Ok(ReadCost { bytes: byte_len as u64 });
+        }
+        let worth_a_read = RUN_BYTES_MIN.max(self.elements.source.granularity());
+        if runs.run_bytes >= worth_a_read && runs.span_bytes() > 2 * runs.wanted_bytes() {
+            return self.read_runs(wanted, &runs, target, target_strides, scratch);
+        }
+        if runs.span_bytes() <= scratch_bytes_max as u64 {
+            let byte_len = runs.span_bytes() as usize;
+            grow(scratch, byte_len);
+            self.fetch(runs.byte_offset, &mut scratch[..byte_len])?;
+            copy_box(scratch, &self.strides, target, target_strides, &wanted.extent, self.block_bytes);
+            return Ok(ReadCost { bytes: byte_len as u64 });
+        }
+        self.read_halves(wanted, target, target_strides, scratch, scratch_bytes_max)
+    }
+
+    /// Reads every run on its own.
+    fn read_runs(
+        &self,
+        wanted: &Region,
+        runs: &Runs,
+        target: &mut [u8],
+        target_strides: &[u64],
+        scratch: &mut Vec<u8>,
+    ) -> Result<ReadCost> {
+        let run_bytes = runs.run_bytes as usize;
+        let mut inner = wanted.extent.clone();
+        runs.outer.iter().for_each(|&dim| inner[dim] = 1);
+        let direct = contiguous(target_strides, &inner);
+        let mut at = vec![0u64; runs.outer.len()];
+        let mut cost = ReadCost::default();
+        loop {
+            let (mut from, mut to) = (0, 0);
+            for (&index, &dim) in at.iter().zip(&runs.outer) {
+                from += index * self.strides[dim];
+                to += index * target_strides[dim];
+            }
+            let from = runs.byte_offset + from * self.block_bytes as u64;
+            let to = to as usize * self.block_bytes;
+            if direct {
+                self.fetch(from, &mut target[to..to + run_bytes])?;
+            } else {
+                grow(scratch, run_bytes);
+                self.fetch(from, &mut scratch[..run_bytes])?;
+                copy_box(scratch, &self.strides, &mut target[to..], target_strides, &inner, self.block_bytes);
+            }
+            cost.bytes += run_bytes as u64;
+            let Some(position) =
+                (0..at.len()).rev().find(|&position| at[position] + 1 < wanted.extent[runs.outer[position]])
+            else {
+                return Ok(cost);
+            };
+            at[position] += 1;
+            at[position + 1..].fill(0);
+        }
+    }
+
+    /// Cuts the box in two along the dim that spans most bytes and reads the halves.
+    fn read_halves(
+        &self,
+        wanted: &Region,
+        target: &mut [u8],
+        target_strides: &[u64],
+        scratch: &mut Vec<u8>,
+        scratch_bytes_max: usize,
+    ) -> Result<ReadCost> {
+        let span = |dim: usize| (wanted.extent[dim] - 1) * self.strides[dim];
+        let dim = (0..wanted.rank()).max_by_key(|&dim| span(dim)).unwrap_or(0);
+        let mut halves = [wanted.clone(), wanted.clone()];
+        halves[0].extent[dim] /= 2;
+        halves[1].start[dim] += halves[0].extent[dim];
+        halves[1].extent[dim] -= halves[0].extent[dim];
+        let second = (halves[0].extent[dim] * target_strides[dim]) as usize * self.block_bytes;
+        let mut cost = self.read(&halves[0], target, target_strides, scratch, scratch_bytes_max)?;
+        let rest = &mut target[second..];
+        cost.bytes += self.read(&halves[1], rest, target_strides, scratch, scratch_bytes_max)?.bytes;
+        Ok(cost)
+    }
+
+    fn fetch(&self, byte_offset: u64, target: &mut [u8]) -> Result<()> {
+        self.elements.source.read_at(byte_offset, target)?;
+        if let Some(seen) = &self.seen {
+            let crc = crc_fast::checksum(Crc32IsoHdlc, target) as u32;
+            let part = (byte_offset - self.elements.byte_offset, target.len() as u64, crc);
+            seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(part);
+        }
+        Ok(())
+    }
+
+    /// Once every byte of the chunk has been read exactly once, compares their CRC-32 with the recorded one. Returns
+    /// `(found, expected)` where they differ; `None` where they agree or nothing can be said.
+    pub(crate) fn mismatch(&self) -> Option<(u32, u32)> {
+        let expected = self.elements.crc32?;
+        let mut seen = self.seen.as_ref()?.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let chunk_bytes = self.region.elements() * self.block_bytes as u64;
+        seen.sort_unstable();
+        let (mut end, mut crc) = (0, 0);
+        for &(byte_offset, byte_len, part) in seen.iter() {
+            if byte_offset != end {
+                return None;
+            }
+            crc = crc_fast::checksum_combine(Crc32IsoHdlc, crc, part as u64, byte_len);
+            end += byte_len;
+        }
+        (end == chunk_bytes && chunk_bytes > 0 && crc as u32 != expected).then_some((crc as u32, expected))
+    }
+}
+
+/// How a box lies in its chunk: equal contiguous runs at regular distances.
+#[derive(Debug)]
+struct Runs {
+    /// First byte of the box.
+    byte_offset: u64,
+    /// Bytes of a run.
+    run_bytes: u64,
+    /// Dims that step from run to run, the largest stride first.
+    outer: Vec<usize>,
+    /// Bytes from the first to the last byte of the box.
+    span_bytes: u64,
+    wanted_bytes: u64,
+}
+
+impl Runs {
+    fn new(chunk: &OpenChunk, wanted: &Region) -> Self {
+        let block_bytes = chunk.block_bytes as u64;
+        let relative = wanted.relative_to(&chunk.region);
+        let first: u64 =
+            relative.start.iter().zip(&chunk.strides).map(|(&start, &stride)| start * stride).sum();
+        let mut dims: Vec<usize> = (0..wanted.rank()).filter(|&dim| wanted.extent[dim] > 1).collect();
+        dims.sort_by_key(|&dim| std::cmp::Reverse(chunk.strides[dim]));
+        let last: u64 = dims.iter().map(|&dim| (wanted.extent[dim] - 1) * chunk.strides[dim]).sum();
+        let mut run = 1;
+        while let Some(&dim) = dims.last()
+            && chunk.strides[dim] == run
+        {
+            run *= wanted.extent[dim];
+            dims.pop();
+        }
+        Runs {
+            byte_offset: chunk.elements.byte_offset + first * block_bytes,
+            run_bytes: run * block_bytes,
+            outer: dims,
+            span_bytes: (last + 1) * block_bytes,
+            wanted_bytes: wanted.elements() * block_bytes,
+        }
+    }
+
+    fn span_bytes(&self) -> u64 {
+        self.span_bytes
+    }
+
+    fn wanted_bytes(&self) -> u64 {
+        self.wanted_bytes
+    }
+}
+
+/// Whether an array of this extent with these strides is row-major without gaps.
+fn contiguous(strides: &[u64], extent: &[u64]) -> bool {
+    let mut run = 1;
+    extent.iter().zip(strides).rev().filter(|(extent, _)| **extent > 1).all(|(&extent, &stride)| {
+        let fits = stride == run;
+        run *= extent;
+        fits
+    })
+}
+
+fn grow(scratch: &mut Vec<u8>, byte_len: usize) {
+    if scratch.len() < byte_len {
+        *scratch = vec![0; byte_len];
+    }
+}

@@ -1,0 +1,10 @@
+//! Who writes and who reads what. Integers in, integers out: nothing here touches a byte.
+
+mod layouts;
+mod owners;
+mod reads;
+
+pub(crate) use layouts::layer_of;
+pub use layouts::{Degrees, Revealed, mesh_of, place, reveal, stage_of};
+pub use owners::choose_owners;
+pub use reads::{Read, Want, reads};
