@@ -10,11 +10,15 @@
 
 pub mod convert;
 pub mod copy;
+pub mod diff;
 pub mod error;
 pub mod format;
 pub mod layout;
 pub mod model;
+pub mod numbers;
 pub mod plan;
 pub mod storage;
+mod threads;
+pub mod verify;
 
 pub use error::{Error, ErrorKind, Result};

@@ -11,8 +11,9 @@ use crate::format::{Draft, ObjectSums, Reader, Target};
 use crate::layout::{Region, Strips, copy_box, row_major};
 use crate::model::Fqn;
 use crate::storage::Place;
+use crate::threads::{Queue, in_threads, lock};
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Largest strip: large enough for full disk speed, small enough for many in memory.
@@ -108,7 +109,7 @@ pub fn run(job: Job) -> Result<(Vec<ObjectSums>, CopyStats)> {
         job,
         strip_bytes: if job.draft.compressed() { strip_bytes.min(FRAME_BYTES_MAX) } else { strip_bytes },
         sinks: &sinks,
-        queue: Mutex::new(Queue {
+        queue: Mutex::new(Pending {
             next_tensor: 0,
             strips: None,
             pieces: pieces_by_tensor(job.draft, job.target),
@@ -129,42 +130,16 @@ pub fn run(job: Job) -> Result<(Vec<ObjectSums>, CopyStats)> {
 
 /// Makes all objects durable and visible, several at once: most of the time goes into waiting for the disk.
 fn finish(sinks: Vec<ObjectSink>, threads: usize) -> Result<Vec<ObjectSums>> {
-    let slots: Vec<Mutex<Option<ObjectSink>>> =
-        sinks.into_iter().map(|sink| Mutex::new(Some(sink))).collect();
-    let sums: Vec<Mutex<ObjectSums>> = slots.iter().map(|_| Mutex::default()).collect();
-    let next = AtomicUsize::new(0);
+    let sums = Mutex::new(vec![ObjectSums::default(); sinks.len()]);
+    let queue = Queue::new(sinks.into_iter().enumerate());
     in_threads(threads, &|| {
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(slot) = slots.get(index) else { return Ok(()) };
-            if let Some(sink) = lock(slot).take() {
-                *lock(&sums[index]) = sink.finish()?;
-            }
+        while let Some((index, sink)) = queue.next() {
+            let measured = sink.finish()?;
+            lock(&sums)[index] = measured;
         }
+        Ok(())
     })?;
-    Ok(sums
-        .into_iter()
-        .map(|sum| sum.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()))
-        .collect())
-}
-
-/// Runs `work` in that many threads and returns the first error that is not a consequence of another.
-fn in_threads(threads: usize, work: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
-    let results: Vec<Result<()>> = std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        handles
-            .into_iter()
-            .map(|handle| handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
-    });
-    let mut interrupted = Ok(());
-    for result in results {
-        match result {
-            Err(Error::Interrupted) => interrupted = result,
-            other => other?,
-        }
-    }
-    interrupted
+    Ok(sums.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()))
 }
 
 /// Where one region of a tensor goes.
@@ -195,7 +170,7 @@ struct TensorJob<'a> {
     pieces: Vec<(Piece, Region)>,
 }
 
-struct Queue<'a> {
+struct Pending<'a> {
     next_tensor: usize,
     strips: Option<(Arc<TensorJob<'a>>, Strips)>,
     pieces: Vec<Vec<Piece>>,
@@ -205,7 +180,7 @@ struct Shared<'a> {
     job: Job<'a>,
     strip_bytes: u64,
     sinks: &'a [ObjectSink<'a>],
-    queue: Mutex<Queue<'a>>,
+    queue: Mutex<Pending<'a>>,
     failed: AtomicBool,
     read_bytes: AtomicU64,
     written_bytes: AtomicU64,
@@ -449,8 +424,4 @@ impl Part {
         let strides = row_major(&self.common.extent);
         (region.position_in(&self.common, &strides) as usize, strides)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

@@ -4,8 +4,9 @@ use crate::error::{Error, Result};
 use crate::format::{ChecksumKind, Draft, Frame, ObjectDraft, ObjectSums};
 use crate::model::DType;
 use crate::storage::{Key, ObjectWriter, Storage};
+use crate::threads::lock;
 use crc_fast::CrcAlgorithm::{self, Crc32IsoHdlc, Crc64Nvme};
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::sync::{Mutex, OnceLock};
 
 /// Checksum of part of a placed region.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -169,8 +170,4 @@ impl<'a> ObjectSink<'a> {
         }
         sums
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::format::Reader;
 use crate::layout::{Region, row_major};
 use crate::model::{Chunk, Fqn, Tensor, TensorSpec};
+use crate::threads::lock;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -146,8 +147,4 @@ impl<'a> TensorReader<'a> {
     fn bad(&self, message: String) -> Error {
         Error::BadTensor { fqn: self.fqn.as_str().to_owned(), message }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

@@ -4,7 +4,7 @@
 //! tensor's bytes: the engine in [`crate::copy`] does, the same for every pair of formats.
 
 use crate::error::{Error, Result};
-use crate::layout::{Mesh, Placement, Region};
+use crate::layout::{Layout, Mesh, Placement, Region};
 use crate::model::{Catalog, Chunk, DType, Fqn, Path, Tensor, TensorSpec, Value};
 use crate::storage::{Key, ObjectMeta, Place, ReadAt, Storage};
 use std::fmt::Debug;
@@ -154,6 +154,32 @@ pub struct Target {
     pub writers: u32,
     /// Training step, where known.
     pub step: Option<u64>,
+}
+
+impl Target {
+    /// Every box of a tensor with its writer. A tensor without elements has one box, so that it is not lost.
+    ///
+    /// Errors: [`Error::Layout`] for placements that do not fit mesh and shape.
+    pub fn pieces(&self, tensor: &TargetTensor) -> Result<Vec<(u32, Region)>> {
+        let (placements, owner) = match &tensor.pieces {
+            Pieces::Listed(pieces) => return Ok(pieces.clone()),
+            Pieces::Placed { placements, owner } => (placements, owner),
+        };
+        let mesh = match &self.mesh {
+            Some(mesh) => mesh.clone(),
+            None => Arc::new(Mesh::new::<String>([])?),
+        };
+        let layout = Layout::new(mesh.clone(), placements.clone(), tensor.spec.shape.clone())?;
+        let mut pieces = Vec::new();
+        let whole = Region::whole(&tensor.spec.shape);
+        layout.visit_overlapping(&whole, owner, &mut |coordinates, region| {
+            pieces.push((mesh.rank_at(coordinates), region.clone()));
+        });
+        if whole.is_empty() {
+            pieces.push((layout.first_rank(owner), whole));
+        }
+        Ok(pieces)
+    }
 }
 
 /// One tensor to write.

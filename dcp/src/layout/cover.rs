@@ -80,10 +80,16 @@ fn first_overlap(dims: usize, regions: &[Region], mut live: Vec<usize>) -> Optio
 }
 
 /// Finds an uncovered element by cutting the boxes out of the whole, one after the other.
+///
+/// Gives up where that would take long: the caller then knows how much is missing, not where.
 fn first_missing(whole: &Region, regions: &[Region]) -> Option<Vec<u64>> {
+    const PARTS_MAX: usize = 10_000;
     let mut rest = vec![whole.clone()];
     for region in regions.iter().filter(|region| !region.is_empty()) {
         rest = rest.iter().flat_map(|part| subtract(part, region)).collect();
+        if rest.len().max(regions.len()) > PARTS_MAX {
+            return None;
+        }
     }
     rest.into_iter().map(|part| part.start).min()
 }

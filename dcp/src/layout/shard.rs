@@ -151,6 +151,16 @@ impl Layout {
             .map(|(axis, _)| axis)
     }
 
+    /// The first rank that holds the copy at these replica coordinates.
+    pub fn first_rank(&self, replica: &[u32]) -> u32 {
+        let coordinate = |(axis, placement): (usize, &Placement)| match placement {
+            Placement::Replicate => replica[axis],
+            Placement::Only { coordinate } => *coordinate,
+            _ => 0,
+        };
+        self.mesh.rank_at(&self.placements.iter().enumerate().map(coordinate).collect::<Vec<_>>())
+    }
+
     /// Calls `visit` with the coordinates and box of every distinct non-empty shard that overlaps `wanted`, the
     /// coordinate of each replica axis taken from `replica` (one entry per mesh axis; others are ignored).
     ///
