@@ -9,9 +9,15 @@
 //! 3. Reads are exact: a range past the end is [`Error::Truncated`], a missing key [`Error::NotFound`].
 //! 4. Listings are sorted by key and show finished objects only.
 
+mod aligned;
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
 mod key;
+pub mod local;
+pub mod memory;
 mod url;
 
+pub use aligned::{ALIGNMENT_BYTES, AlignedBuf};
 pub use key::Key;
 pub use url::{Place, open_url};
 
@@ -38,7 +44,8 @@ pub trait Storage: Send + Sync + Debug {
     /// the whole store.
     fn list(&self, prefix: &Key) -> Result<Vec<ObjectMeta>>;
 
-    /// Names of the direct children of `prefix` that are themselves prefixes (folders), sorted.
+    /// Whole keys of the direct children of `prefix` that are themselves prefixes (folders), sorted. A folder without
+    /// finished objects may be among them.
     fn list_prefixes(&self, prefix: &Key) -> Result<Vec<Key>>;
 
     /// Length of an object; `None` where there is none (a prefix is not an object).
@@ -99,7 +106,7 @@ pub trait ReadAt: Send + Sync + Debug {
 }
 
 /// An object being written. Writes may come from any thread in any order and must not overlap; bytes never written
-/// are zero. Dropping it without [`finish`](ObjectWriter::finish) leaves nothing behind.
+/// are zero. A write past a length given to [`Storage::create`] is [`Error::OverLimit`]. Dropping it without [`finish`](ObjectWriter::finish) leaves nothing behind.
 pub trait ObjectWriter: Send + Sync + Debug {
     /// Writes `bytes` at `byte_offset`.
     fn write_at(&self, byte_offset: u64, bytes: &[u8]) -> Result<()>;
@@ -125,5 +132,5 @@ pub struct Scheme {
     pub open: fn(&str) -> Result<Place>,
 }
 
-/// Every kind of store. To add one: a file here, a line here. A path without a scheme is the first.
-pub static STORES: &[Scheme] = &[];
+/// Every kind of store. To add one: a file here, a line here. A path without a scheme is a local one.
+pub static STORES: &[Scheme] = &[Scheme { name: "file", open: local::open_file_url }];

@@ -1,6 +1,6 @@
 //! One syntax for every place: `/path`, `path`, `file:///path`.
 
-use super::{Key, STORES, Storage};
+use super::{Key, STORES, Storage, local};
 use crate::error::{Error, Result};
 use std::sync::Arc;
 
@@ -24,8 +24,8 @@ impl Place {
 ///
 /// Errors: [`Error::BadUrl`] for an unknown scheme.
 pub fn open_url(url: &str) -> Result<Place> {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return (STORES[0].open)(url);
+    let Some((scheme, rest)) = url.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) else {
+        return local::open(url);
     };
     match STORES.iter().find(|store| store.name.eq_ignore_ascii_case(scheme)) {
         Some(store) => (store.open)(rest),
@@ -33,6 +33,45 @@ pub fn open_url(url: &str) -> Result<Place> {
             let known: Vec<_> = STORES.iter().map(|store| store.name).collect();
             let why = format!("no store for scheme `{scheme}`; known: a local path, {}", known.join(", "));
             Err(Error::BadUrl { url: url.to_owned(), why })
+        }
+    }
+}
+
+/// Whether text is a scheme by RFC 3986; anything else before `://` is part of a path.
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_alphabetic())
+        && text.chars().all(|char| char.is_ascii_alphanumeric() || matches!(char, '+' | '-' | '.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_paths_and_file_urls() {
+        for (url, shown) in [
+            ("run/step-1", "run/step-1"),
+            ("/data/run", "/data/run"),
+            ("file:///data/run", "/data/run"),
+            ("FILE://localhost/data/my%20run", "/data/my run"),
+            ("file:///", "/"),
+            ("./odd://name", "./odd:/name"),
+        ] {
+            assert_eq!(open_url(url).unwrap().display(), shown, "{url}");
+        }
+    }
+
+    #[test]
+    fn refuses_other_urls() {
+        for (url, why) in [
+            ("ftp://host/run", "no store for scheme `ftp`; known: a local path, file"),
+            ("file://host/run", "three slashes"),
+            ("file://localhostess/run", "three slashes"),
+            ("file:///caf%e9", "not UTF-8"),
+            ("", "empty"),
+        ] {
+            let error = open_url(url).unwrap_err();
+            assert!(matches!(error, Error::BadUrl { .. }) && error.to_string().contains(why), "{error}");
         }
     }
 }

@@ -1,0 +1,373 @@
+use super::fault::{self, Fault};
+use super::*;
+use crate::storage::{AlignedBuf, conformance};
+use rustix::io::Errno;
+use std::os::unix::fs::symlink;
+
+/// Two direct writes' worth, and a last block that is not whole.
+const BYTE_LEN: usize = (2 << 20) + 4099;
+
+fn key(name: &str) -> Key {
+    Key::new(name).unwrap()
+}
+
+/// Every file and folder below a folder, by path from it.
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            found.push(path.strip_prefix(folder).unwrap().to_owned());
+            if path.is_dir() {
+                folders.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn is_unfinished_path(path: &Path) -> bool {
+    is_unfinished(path.file_name().unwrap().to_str().unwrap())
+}
+
+fn bytes() -> Vec<u8> {
+    (0..BYTE_LEN as u32).map(|index| (index.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect()
+}
+
+/// Writes the object `a/b/object` as the engine does: aligned, in two pieces cut at an odd place.
+fn write_object(store: &LocalStore) -> Result<()> {
+    let bytes = bytes();
+    let writer = store.create(&key("a/b/object"), Some(BYTE_LEN as u64))?;
+    let cut = 4097;
+    writer.write_at(0, &bytes[..cut])?;
+    let mut buffer = AlignedBuf::default();
+    buffer.resize_for(cut as u64, BYTE_LEN - cut).copy_from_slice(&bytes[cut..]);
+    writer.write_at(cut as u64, buffer.as_slice())?;
+    writer.finish()
+}
+
+#[test]
+fn conforms() {
+    let folder = tempfile::tempdir().unwrap();
+    conformance::all(&(Arc::new(LocalStore::new(folder.path())) as Arc<dyn Storage>));
+}
+
+#[test]
+fn conforms_through_the_page_cache() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = LocalStore::new(folder.path().join("not/there/yet")).without_direct_io();
+    conformance::all(&(Arc::new(store) as Arc<dyn Storage>));
+}
+
+#[test]
+fn a_death_at_any_call_leaves_the_whole_object_or_none() {
+    let mut calls = Vec::new();
+    loop {
+        let folder = tempfile::tempdir().unwrap();
+        let store = LocalStore::new(folder.path());
+        let (result, hit) = fault::during(calls.len(), Fault::Death, || write_object(&store));
+        let listed = store.list(&Key::root()).unwrap();
+        assert_eq!(store.head(&key("a/b/object")).unwrap().is_some(), !listed.is_empty());
+        match listed.as_slice() {
+            [] => {
+                assert!(result.is_err(), "{hit:?}: finished, but not there");
+                write_object(&store).unwrap();
+            }
+            [object] => assert_eq!(object.key, key("a/b/object")),
+            more => panic!("{hit:?}: {more:?}"),
+        }
+        assert!(store.get(&key("a/b/object"), BYTE_LEN as u64).unwrap() == bytes(), "{hit:?}");
+        let files = entries(folder.path()).into_iter().filter(|path| folder.path().join(path).is_file());
+        let leftovers: Vec<_> = files.filter(|path| path != Path::new("a/b/object")).collect();
+        assert!(
+            leftovers.len() <= 1 && leftovers.iter().all(|path| is_unfinished_path(path)),
+            "{leftovers:?}"
+        );
+        match hit {
+            Some(call) => calls.push(call),
+            None => break,
+        }
+    }
+    // How the bytes are written differs with the file system of the temporary folder.
+    assert!(calls.starts_with(&[
+        "mkdir",
+        "fsync directory",
+        "mkdir",
+        "fsync directory",
+        "create",
+        "fallocate"
+    ]));
+    assert!(calls.contains(&"write"));
+    assert!(calls.ends_with(&["fsync", "link", "unlink", "fsync directory"]), "{calls:?}");
+}
+
+#[test]
+fn an_error_of_any_call_leaves_nothing_behind() {
+    for call_index in 0.. {
+        let folder = tempfile::tempdir().unwrap();
+        let store = LocalStore::new(folder.path());
+        let fault = Fault::Error(Errno::IO.raw_os_error());
+        let (result, hit) = fault::during(call_index, fault, || write_object(&store));
+        let Some(call) = hit else { break };
+        let found = entries(folder.path());
+        let visible = found.iter().any(|path| path.ends_with("object"));
+        match (call, &result) {
+            // Cleaning up is not worth an error: the object is there.
+            ("unlink", Ok(())) => assert!(visible),
+            // Visible, but perhaps not durable: an error all the same.
+            (_, Err(Error::Io { .. })) if visible => assert_eq!(call, "fsync directory"),
+            (_, Err(Error::Io { .. })) => assert!(found.is_empty(), "{call}: {found:?}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_is_no_space_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = LocalStore::new(folder.path());
+    let fault = Fault::Error(Errno::NOSPC.raw_os_error());
+    let mut refusals = 0;
+    for call_index in 0.. {
+        let (result, hit) = fault::during(call_index, fault, || write_object(&store));
+        match (hit, result) {
+            (
+                Some("fallocate" | "write" | "write direct"),
+                Err(Error::NoSpace { path, available, needed }),
+            ) => {
+                assert_eq!(path, folder.path().join("a/b"));
+                assert!(available > 0 && needed > 0);
+                assert_eq!(entries(folder.path()), [""; 0].map(PathBuf::from));
+                refusals += 1;
+            }
+            (Some("link"), _) | (None, _) => break,
+            _ => {}
+        }
+    }
+    assert!(refusals >= 3, "fallocate and two writes: {refusals}");
+    let more_than_there_is = store.create(&key("huge"), Some(1 << 60)).map(drop);
+    assert!(matches!(more_than_there_is, Err(Error::NoSpace { needed, .. }) if needed == 1 << 60));
+    assert!(entries(folder.path()).is_empty());
+}
+
+/// File systems that lack a feature answer with these; the object is the same.
+#[test]
+fn does_without_what_a_file_system_lacks() {
+    for (call, errno) in [
+        ("fallocate", Errno::OPNOTSUPP),
+        ("write direct", Errno::INVAL),
+        ("link", Errno::PERM),
+        ("link", Errno::OPNOTSUPP),
+        ("fsync directory", Errno::INVAL),
+    ] {
+        let mut hits = 0;
+        for call_index in 0.. {
+            let folder = tempfile::tempdir().unwrap();
+            let store = LocalStore::new(folder.path());
+            let fault = Fault::Error(errno.raw_os_error());
+            let (result, hit) = fault::during(call_index, fault, || write_object(&store));
+            if hit == Some(call) && call != "fsync directory" {
+                hits += 1;
+                result.unwrap();
+                assert!(store.get(&key("a/b/object"), BYTE_LEN as u64).unwrap() == bytes(), "{call}");
+                assert_eq!(entries(folder.path()), ["a", "a/b", "a/b/object"].map(PathBuf::from));
+            }
+            if hit.is_none() {
+                break;
+            }
+        }
+        assert!(hits == 1 || !matches!(call, "fallocate" | "link"), "{call}: {hits}");
+    }
+}
+
+#[test]
+fn publishing_without_links_overwrites_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = LocalStore::new(folder.path());
+    let writer = store.create(&key("object"), Some(4)).unwrap();
+    store.put(&key("object"), b"here").unwrap();
+    writer.write_at(0, b"late").unwrap();
+    // Calls of `finish`: fsync, then link.
+    let (result, hit) = fault::during(1, Fault::Error(Errno::PERM.raw_os_error()), || writer.finish());
+    assert_eq!(hit, Some("link"));
+    assert!(matches!(result, Err(Error::AlreadyExists { .. })), "{result:?}");
+    assert_eq!(store.get(&key("object"), 4).unwrap(), b"here");
+    assert_eq!(entries(folder.path()), [PathBuf::from("object")]);
+}
+
+#[test]
+fn a_failed_write_cannot_be_finished() {
+    let folder = tempfile::tempdir().unwrap();
+    let writer = LocalStore::new(folder.path()).create(&key("object"), Some(3)).unwrap();
+    let fault = Fault::Error(Errno::IO.raw_os_error());
+    let (result, _) = fault::during(0, fault, || writer.write_at(0, b"abc"));
+    assert!(matches!(result, Err(Error::Io { action: "writing", .. })));
+    assert!(matches!(writer.finish(), Err(Error::Interrupted)));
+    assert!(entries(folder.path()).is_empty());
+}
+
+#[test]
+fn a_kernel_copy_refused_leaves_the_copying_to_the_caller() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = LocalStore::new(folder.path());
+    store.put(&key("source"), b"0123456789").unwrap();
+    let source = store.open(&key("source")).unwrap();
+    for errno in [Errno::XDEV, Errno::INVAL, Errno::OPNOTSUPP, Errno::NOSYS] {
+        let writer = store.create(&key("target"), Some(10)).unwrap();
+        let fault = Fault::Error(errno.raw_os_error());
+        let (copied, _) = fault::during(0, fault, || writer.copy_from(source.file().unwrap(), 0, 0, 10));
+        assert!(!copied.unwrap());
+    }
+    let writer = store.create(&key("target"), Some(20)).unwrap();
+    let past_the_end = writer.copy_from(source.file().unwrap(), 5, 0, 10);
+    assert!(
+        matches!(past_the_end, Err(Error::Truncated { found: 10, expected: 15, .. })),
+        "{past_the_end:?}"
+    );
+    assert!(matches!(writer.finish(), Err(Error::Interrupted)));
+}
+
+#[test]
+fn unfinished_names_are_recognised_and_are_no_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = LocalStore::new(folder.path());
+    // A process that is killed runs no destructor.
+    std::mem::forget(store.create(&key("object"), Some(3)).unwrap());
+    let leftovers = entries(folder.path());
+    let [leftover] = leftovers.as_slice() else { panic!("{leftovers:?}") };
+    let name = leftover.to_str().unwrap();
+    assert!(is_unfinished(name) && name.starts_with(".object."), "{name}");
+    assert!(store.list(&Key::root()).unwrap().is_empty());
+    assert_eq!(store.head(&key(name)).unwrap(), None);
+    assert!(matches!(store.open(&key(name)), Err(Error::NotFound { .. })));
+    assert!(matches!(store.create(&key(name), None), Err(Error::BadKey { .. })));
+    for other in
+        ["object", ".object.titan-tmp", ".metadata", "x.titan-tmp", ".a.0123.titan-tmp", ".titan-tmp"]
+    {
+        assert!(!is_unfinished(other), "{other}");
+    }
+}
+
+#[test]
+fn follows_links_but_not_in_circles() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = LocalStore::new(folder.path());
+    store.put(&key("run/step/weights"), b"abc").unwrap();
+    symlink("step/weights", folder.path().join("run/linked")).unwrap();
+    symlink("step", folder.path().join("run/latest")).unwrap();
+    symlink("..", folder.path().join("run/step/up")).unwrap();
+    symlink("nowhere", folder.path().join("run/dangling")).unwrap();
+    symlink("itself", folder.path().join("run/itself")).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        folder.path().join("run/fifo"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
+    let objects = store.list(&key("run")).unwrap();
+    let listed: Vec<_> = objects.iter().map(|object| (object.key.as_str(), object.byte_len)).collect();
+    assert_eq!(listed, [("run/latest/weights", 3), ("run/linked", 3), ("run/step/weights", 3)]);
+    assert_eq!(store.list_prefixes(&key("run")).unwrap(), [key("run/latest"), key("run/step")]);
+    for name in ["run/dangling", "run/itself", "run/fifo"] {
+        assert_eq!(store.head(&key(name)).unwrap(), None, "{name}");
+        assert!(matches!(store.open(&key(name)), Err(Error::NotFound { .. })), "{name}");
+        assert!(matches!(store.create(&key(name), None), Err(Error::AlreadyExists { .. })), "{name}");
+    }
+}
+
+#[test]
+fn refuses_what_cannot_be_listed_in_full() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let store = LocalStore::new(folder.path());
+    std::fs::write(folder.path().join(std::ffi::OsStr::from_bytes(b"caf\xe9")), "x").unwrap();
+    let error = store.list(&Key::root()).unwrap_err();
+    assert!(error.to_string().contains("not UTF-8"), "{error}");
+    assert!(matches!(error, Error::BadKey { .. }));
+
+    let deep = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(deep.path().join("d/".repeat(200))).unwrap();
+    let error = LocalStore::new(deep.path()).list(&Key::root()).unwrap_err();
+    assert!(matches!(error, Error::OverLimit { limit: 128, .. }), "{error}");
+}
+
+#[test]
+fn a_file_is_no_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = LocalStore::new(folder.path());
+    store.put(&key("a"), b"x").unwrap();
+    let error = store.create(&key("a/b/c"), None).map(drop).unwrap_err();
+    assert!(matches!(&error, Error::AlreadyExists { object } if object.ends_with("/a")), "{error}");
+    std::fs::create_dir(folder.path().join("folder")).unwrap();
+    assert!(matches!(store.create(&key("folder"), None), Err(Error::AlreadyExists { .. })));
+}
+
+#[test]
+fn a_file_cut_after_opening_is_truncated() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = LocalStore::new(folder.path());
+    store.put(&key("object"), b"0123456789").unwrap();
+    let object = store.open(&key("object")).unwrap();
+    std::fs::File::options().write(true).open(folder.path().join("object")).unwrap().set_len(4).unwrap();
+    let cut = object.read_at(2, &mut [0; 8]);
+    assert!(matches!(cut, Err(Error::Truncated { found: 4, expected: 10, .. })), "{cut:?}");
+}
+
+#[test]
+fn a_writer_that_gives_up_does_not_pull_the_folder_from_under_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = LocalStore::new(folder.path());
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let store = &store;
+            scope.spawn(move || {
+                for round in 0..200 {
+                    let writer = store.create(&key(&format!("a/b/{thread}-{round}")), Some(1)).unwrap();
+                    if round % 10 == thread {
+                        writer.write_at(0, b"x").unwrap();
+                        writer.finish().unwrap();
+                        std::fs::remove_file(store.root.join(format!("a/b/{thread}-{round}"))).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(store.list(&Key::root()).unwrap(), []);
+}
+
+#[test]
+fn paths_are_shown_as_typed() {
+    for (typed, root, name) in [
+        ("/data/run", "/data", "run"),
+        ("run", "", "run"),
+        ("run/step-1/", "run", "step-1"),
+        ("./run", ".", "run"),
+        ("../run", "..", "run"),
+        ("a/../b", "a/..", "b"),
+        ("100%25", "", "100%25"),
+    ] {
+        let place = open(typed).unwrap();
+        assert_eq!(place.key, key(name));
+        assert_eq!(place.display(), typed.trim_end_matches('/'));
+        assert_eq!(place.store.display(&Key::root()), if root.is_empty() { "." } else { root });
+    }
+    for typed in ["/", ".", "..", "a/.."] {
+        let place = open(typed).unwrap();
+        assert!(place.key.is_root());
+        assert_eq!(place.display(), typed);
+        assert!(place.store.free_bytes().unwrap().unwrap() > 0);
+    }
+    assert!(matches!(open(""), Err(Error::BadUrl { .. })));
+    assert!(matches!(open("odd\\name"), Err(Error::BadKey { .. })));
+}
+
+#[test]
+fn free_space_is_known_before_the_folder_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let absent = LocalStore::new(folder.path().join("not/there"));
+    assert!(absent.free_bytes().unwrap().unwrap() > 0);
+}
