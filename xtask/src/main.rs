@@ -1,2 +1,57 @@
-//! x
-fn main() {}
+//! Project automation: `cargo xtask COMMAND`. Every check that is run anywhere is a command here.
+
+mod bench;
+mod demo;
+mod fixtures;
+mod fuzz;
+mod peers;
+mod process;
+mod test;
+mod tidy;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::path::{Path, PathBuf};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Project automation")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a checkpoint from a fixture, then look into it, check, reshard, convert and compare it, with timings
+    Demo(demo::DemoArgs),
+    /// Everything that must hold: format, lints, licences, tidy, tests, fixtures, and PyTorch reading what we write
+    Test(test::TestArgs),
+    /// House rules that rustc and clippy do not know
+    Tidy,
+    /// Check the checkpoints under fixtures/ against their lock file, or make them again
+    Fixtures(fixtures::FixturesArgs),
+    /// Make the Python environments with the real PyTorch versions that tests compare against
+    Peers(peers::PeersArgs),
+    /// Time ours against the peers and the raw limits, side by side, and write BENCHMARKS.md
+    Bench(bench::BenchArgs),
+    /// Fuzz the parsers
+    Fuzz(fuzz::FuzzArgs),
+}
+
+fn main() -> Result<()> {
+    let root = root();
+    match Cli::parse().command {
+        Command::Demo(args) => demo::run(&root, &args),
+        Command::Test(args) => test::run(&root, &args),
+        Command::Tidy => tidy::run(&root),
+        Command::Fixtures(args) => fixtures::run(&root, &args),
+        Command::Peers(args) => peers::run(&root, &args),
+        Command::Bench(args) => bench::run(&root, &args),
+        Command::Fuzz(args) => fuzz::run(&root, &args),
+    }
+}
+
+/// The folder of the workspace.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the workspace").to_owned()
+}

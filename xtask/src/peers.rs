@@ -1,0 +1,222 @@
+//! Python environments with the real PyTorch, one per version, in the ignored folder `.peers/`.
+//!
+//! PyPI has only CUDA builds of torch for Linux. Without its `nvidia-*` dependencies (2 GB that a machine without a
+//! GPU has no use for) such a wheel imports once small stub libraries stand where the CUDA libraries would:
+//! `xtask/peers/make_cuda_stubs.py` makes them. An environment is complete when its stamp is written, which is the
+//! last thing done; anything else is made anew.
+//!
+//! Environment variables: `TITAN_PEERS`, a folder that holds ready environments (`torch-2.11/bin/python`, ...);
+//! `TITAN_PYTHON`, the interpreter to make environments with (default: `python3`).
+
+use crate::process::{read, run as run_command};
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use sha2::{Digest, Sha256};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+#[derive(Args)]
+pub(crate) struct PeersArgs {
+    /// A PyTorch version (2.4, 2.11, 2.15), or all
+    #[arg(long, default_value = "all")]
+    torch: String,
+}
+
+/// One PyTorch that tests compare against.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    /// Major and minor version: the name of its folder and of the fixtures it made.
+    pub(crate) version: &'static str,
+    /// The exact version installed.
+    pub(crate) torch: &'static str,
+    /// Minor versions of CPython 3 that have a wheel, first and last.
+    python_minor: (u32, u32),
+}
+
+/// Every version: the oldest that TorchTitan checkpoints come from, the one that fixtures come from, the newest.
+pub(crate) static PEERS: &[Peer] = &[
+    Peer { version: "2.4", torch: "2.4.1", python_minor: (8, 12) },
+    Peer { version: "2.11", torch: "2.11.0", python_minor: (10, 14) },
+    Peer { version: "2.15", torch: "2.15.0", python_minor: (10, 14) },
+];
+
+/// What torch imports, what its checkpoints need (numpy, zstandard), and the reference reader of safetensors.
+const PACKAGES: &[&str] = &[
+    "filelock",
+    "fsspec",
+    "jinja2",
+    "markupsafe",
+    "mpmath",
+    "networkx",
+    "numpy",
+    "packaging",
+    "safetensors",
+    "sympy",
+    "typing_extensions",
+    "zstandard",
+];
+
+/// Makes the CUDA stubs. Part of the recipe: another text means another environment.
+const STUB_MAKER: &str = include_str!("../peers/make_cuda_stubs.py");
+/// Proves that an environment works.
+const PROBE: &str = include_str!("../peers/probe.py");
+/// Written last into an environment, with the hash of the recipe that made it.
+const STAMP: &str = "titan-peer-recipe";
+
+/// An environment that works.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    pub(crate) peer: &'static Peer,
+    /// Its interpreter.
+    pub(crate) python: PathBuf,
+}
+
+impl Ready {
+    /// The environment variable that tells tests where the interpreter is.
+    pub(crate) fn variable(&self) -> String {
+        format!("TITAN_PYTHON_{}", self.peer.version.replace('.', "_"))
+    }
+}
+
+/// `cargo xtask peers`.
+pub(crate) fn run(root: &Path, args: &PeersArgs) -> Result<()> {
+    let peers = match args.torch.as_str() {
+        "all" => PEERS.iter().collect(),
+        version => vec![find(version)?],
+    };
+    for peer in peers {
+        let ready = ensure_peer(root, peer)?;
+        println!("{}={}", ready.variable(), ready.python.display());
+    }
+    Ok(())
+}
+
+/// Finds a peer by its version.
+pub(crate) fn find(version: &str) -> Result<&'static Peer> {
+    PEERS.iter().find(|peer| peer.version == version).with_context(|| {
+        let known: Vec<_> = PEERS.iter().map(|peer| peer.version).collect();
+        format!("no PyTorch version {version:?}; known: {}", known.join(", "))
+    })
+}
+
+/// Finds a peer's environment, or makes it.
+pub(crate) fn ensure_peer(root: &Path, peer: &'static Peer) -> Result<Ready> {
+    let name = format!("torch-{}", peer.version);
+    if let Some(folder) = std::env::var_os("TITAN_PEERS") {
+        let python = Path::new(&folder).join(&name).join("bin/python");
+        if python.exists() {
+            let found = probe(&python).with_context(|| format!("{} does not work", python.display()))?;
+            ensure!(found == peer.torch, "{} has torch {found}, expected {}", python.display(), peer.torch);
+            println!("    {name}: torch {found}, from TITAN_PEERS");
+            return Ok(Ready { peer, python });
+        }
+    }
+    let peers = root.join(".peers");
+    fs::create_dir_all(&peers)?;
+    // Two runs at once: the second waits, then finds the environment made.
+    let lock = File::create(peers.join(format!("{name}.lock")))?;
+    lock.lock().with_context(|| format!("could not lock {}", peers.display()))?;
+
+    let base = base_python(peer)?;
+    let folder = peers.join(&name);
+    let python = folder.join("bin/python");
+    let recipe = recipe(peer, &base);
+    if fs::read_to_string(folder.join(STAMP)).is_ok_and(|stamp| stamp == recipe) && python.exists() {
+        println!("    {name}: ready");
+        return Ok(Ready { peer, python });
+    }
+    if folder.exists() {
+        println!("    {name}: half-made or of another recipe: making it anew");
+        fs::remove_dir_all(&folder)?;
+    }
+    make(peer, &base, &folder).with_context(|| format!("could not make {}", folder.display()))?;
+    fs::write(folder.join(STAMP), recipe)?;
+    Ok(Ready { peer, python })
+}
+
+/// The interpreter to make environments with.
+#[derive(Debug)]
+struct BasePython {
+    program: String,
+    /// Minor version of CPython 3.
+    minor: u32,
+}
+
+/// Finds an interpreter that the peer has a wheel for.
+fn base_python(peer: &Peer) -> Result<BasePython> {
+    let (first, last) = peer.python_minor;
+    let named = std::env::var("TITAN_PYTHON").ok();
+    let programs: Vec<String> = match named {
+        Some(program) => vec![program],
+        None => std::iter::once("python3".to_owned())
+            .chain((first..=last).rev().map(|minor| format!("python3.{minor}")))
+            .collect(),
+    };
+    let mut found = Vec::new();
+    for program in programs {
+        let Ok(minor) = read(Command::new(&program).args(["-c", "import sys; print(sys.version_info[1])"]))
+        else {
+            continue;
+        };
+        let minor = minor.trim().parse().with_context(|| format!("{program} printed {minor:?}"))?;
+        if (first..=last).contains(&minor) {
+            return Ok(BasePython { program, minor });
+        }
+        found.push(format!("{program} (3.{minor})"));
+    }
+    bail!(
+        "torch {} has wheels for CPython 3.{first} to 3.{last}; found {}. Install one and name it in TITAN_PYTHON",
+        peer.torch,
+        if found.is_empty() { "no python3".to_owned() } else { found.join(", ") }
+    )
+}
+
+/// The hash of everything that decides what an environment holds.
+fn recipe(peer: &Peer, base: &BasePython) -> String {
+    let text = format!("{} {} {PACKAGES:?} {STUB_MAKER} {PROBE}", peer.torch, base.minor);
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn make(peer: &Peer, base: &BasePython, folder: &Path) -> Result<()> {
+    let start = Instant::now();
+    let name = format!("torch-{}", peer.version);
+    let step = |title: &str| println!("    {name}: {title} [{:.0} s]", start.elapsed().as_secs_f64());
+
+    // Without pip inside and with `pip --target` from outside: works where the system's python3 lacks `ensurepip`.
+    step("1/4 virtual environment");
+    run_command(Command::new(&base.program).args(["-m", "venv", "--without-pip"]).arg(folder))?;
+    let site = folder.join(format!("lib/python3.{}/site-packages", base.minor));
+
+    step(&format!("2/4 torch {} without GPU libraries, numpy and others (0.5 to 0.9 GB)", peer.torch));
+    // Unpacked beside the target, so that the last step of an install is a rename.
+    let unpacked = tempfile::tempdir_in(folder)?;
+    let mut pip = Command::new(&base.program);
+    pip.env("TMPDIR", unpacked.path()).env("PIP_ROOT_USER_ACTION", "ignore").args([
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--only-binary=:all:",
+    ]);
+    pip.args(["--progress-bar", "off", "--retries", "10", "--target"]).arg(&site);
+    pip.arg(format!("torch=={}", peer.torch)).args(PACKAGES);
+    run_command(&mut pip)?;
+
+    step("3/4 stubs for the CUDA libraries");
+    let maker = folder.join("make_cuda_stubs.py");
+    fs::write(&maker, STUB_MAKER)?;
+    read(Command::new(&base.program).arg(&maker).arg(&site).args(["--all", "--into-torch-lib"]))?;
+
+    step("4/4 proof: import, save and load a checkpoint");
+    let found = probe(&folder.join("bin/python"))?;
+    ensure!(found == peer.torch, "installed torch {found}, expected {}", peer.torch);
+    step("done");
+    Ok(())
+}
+
+/// Runs the probe; gives the version of torch.
+fn probe(python: &Path) -> Result<String> {
+    Ok(read(Command::new(python).args(["-c", PROBE]))?.trim().to_owned())
+}
