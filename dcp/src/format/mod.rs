@@ -3,6 +3,9 @@
 //! Reading a format means producing a [`Catalog`]; writing one means laying regions out in objects. Neither moves a
 //! tensor's bytes: the engine in [`crate::copy`] does, the same for every pair of formats.
 
+#[doc(hidden)]
+pub mod wire;
+
 use crate::error::{Error, Result};
 use crate::layout::{Layout, Mesh, Placement, Region};
 use crate::model::{Catalog, Chunk, DType, Fqn, Path, Tensor, TensorSpec, Value};

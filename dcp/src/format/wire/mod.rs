@@ -1,0 +1,12 @@
+//! Encodings that several formats share: pickles, zip archives, and the `torch.save` archive made of the two.
+//!
+//! Everything here reads bytes of unknown origin. Nothing is executed; lengths are checked before they are used; every
+//! limit is a named constant.
+
+mod pickle_build;
+mod pickle_cursor;
+pub mod pickle_nodes;
+mod pickle_opcode;
+pub mod pickle_read;
+mod pickle_text;
+pub mod pickle_write;
