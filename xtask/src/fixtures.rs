@@ -66,6 +66,7 @@ pub(crate) fn run(root: &Path, args: &FixturesArgs) -> Result<()> {
         let fixture = make(root, name).with_context(|| format!("could not make {name}"))?;
         println!("{name}: {} files by {}", fixture.files.len(), fixture.producer);
         lock.put(fixture);
+        write_lock(&folder, &lock)?;
     }
     for name in &args.accept {
         let old = lock.fixtures.iter().find(|fixture| fixture.name == *name);

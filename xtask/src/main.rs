@@ -12,6 +12,7 @@ mod tidy;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Project automation")]
@@ -38,16 +39,25 @@ enum Command {
     Fuzz(fuzz::FuzzArgs),
 }
 
-fn main() -> Result<()> {
-    let root = root();
-    match Cli::parse().command {
-        Command::Demo(args) => demo::run(&root, &args),
-        Command::Test(args) => test::run(&root, &args),
-        Command::Tidy => tidy::run(&root),
-        Command::Fixtures(args) => fixtures::run(&root, &args),
-        Command::Peers(args) => peers::run(&root, &args),
-        Command::Bench(args) => bench::run(&root, &args),
-        Command::Fuzz(args) => fuzz::run(&root, &args),
+fn main() -> ExitCode {
+    match run(&root(), &Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(root: &Path, command: &Command) -> Result<()> {
+    match command {
+        Command::Demo(args) => demo::run(root, args),
+        Command::Test(args) => test::run(root, args),
+        Command::Tidy => tidy::run(root),
+        Command::Fixtures(args) => fixtures::run(root, args),
+        Command::Peers(args) => peers::run(root, args),
+        Command::Bench(args) => bench::run(root, args),
+        Command::Fuzz(args) => fuzz::run(root, args),
     }
 }
 

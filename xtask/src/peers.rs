@@ -73,10 +73,10 @@ pub(crate) struct Ready {
     pub(crate) python: PathBuf,
 }
 
-impl Ready {
+impl Peer {
     /// The environment variable that tells tests where the interpreter is.
     pub(crate) fn variable(&self) -> String {
-        format!("TITAN_PYTHON_{}", self.peer.version.replace('.', "_"))
+        format!("TITAN_PYTHON_{}", self.version.replace('.', "_"))
     }
 }
 
@@ -88,7 +88,7 @@ pub(crate) fn run(root: &Path, args: &PeersArgs) -> Result<()> {
     };
     for peer in peers {
         let ready = ensure_peer(root, peer)?;
-        println!("{}={}", ready.variable(), ready.python.display());
+        println!("{}={}", ready.peer.variable(), ready.python.display());
     }
     Ok(())
 }

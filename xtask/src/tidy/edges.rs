@@ -1,0 +1,116 @@
+//! Which module of `dcp` may use which. The lower ones are listed with all they may know; the upper ones, not listed,
+//! may use anything below them. ARCHITECTURE.md gives the reasons.
+
+use super::{Problem, Source};
+use regex::Regex;
+
+/// A module, and the paths below `crate::` that it may use.
+struct Edges {
+    module: &'static str,
+    may_use: &'static [&'static str],
+}
+
+static DCP: &[Edges] = &[
+    Edges { module: "error", may_use: &["layout"] },
+    Edges { module: "layout", may_use: &[] },
+    Edges { module: "model", may_use: &["error", "layout", "storage::Key"] },
+    Edges { module: "storage", may_use: &["error"] },
+    Edges { module: "format", may_use: &["error", "layout", "model", "storage"] },
+    Edges { module: "plan", may_use: &["error", "layout", "model"] },
+];
+
+/// Uses that the table does not allow.
+pub(super) fn forbidden(sources: &[Source]) -> Vec<Problem> {
+    let path = Regex::new(r"\bcrate::(\{|[\w:]+)").expect("a constant");
+    let mut problems = Vec::new();
+    for source in sources.iter().filter(|source| source.is_rust()) {
+        let Some(module) = module(&source.path) else { continue };
+        let Some(edges) = DCP.iter().find(|edges| edges.module == module) else { continue };
+        let code: Vec<_> = source.code().filter(|(_, line)| !line.trim_start().starts_with("//")).collect();
+        for (position, (line, text)) in code.iter().enumerate() {
+            for found in path.captures_iter(text) {
+                let used = match &found[1] {
+                    "{" => group(&code[position..], found.get(0).map_or(0, |whole| whole.end())),
+                    used => vec![used.to_owned()],
+                };
+                let bad = used.iter().filter(|used| !allowed(edges, used));
+                problems.extend(bad.map(|used| {
+                    let may_use =
+                        if edges.may_use.is_empty() { "nothing".into() } else { edges.may_use.join(", ") };
+                    let message = format!("`{module}` uses crate::{used}; it may use {may_use}");
+                    Problem::new(source, *line, message)
+                }));
+            }
+        }
+    }
+    problems
+}
+
+/// The top module of `dcp` that a file belongs to.
+fn module(path: &str) -> Option<&str> {
+    let below = path.strip_prefix("dcp/src/")?;
+    Some(below.split('/').next().unwrap_or(below).trim_end_matches(".rs"))
+}
+
+fn allowed(edges: &Edges, used: &str) -> bool {
+    std::iter::once(&edges.module)
+        .chain(edges.may_use)
+        .any(|path| used == *path || used.strip_prefix(path).is_some_and(|rest| rest.starts_with("::")))
+}
+
+/// The members of `crate::{...}`, nested groups left as their prefix. `start` is the position after the brace.
+fn group(code: &[(usize, &str)], start: usize) -> Vec<String> {
+    let mut members = vec![String::new()];
+    let mut depth = 1;
+    let text =
+        code.iter().enumerate().map(|(index, (_, line))| if index == 0 { &line[start..] } else { line });
+    for char in text.flat_map(|line| line.chars().filter(|char| !char.is_whitespace())) {
+        match char {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 1 => members.push(String::new()),
+            _ if depth == 1 => members.last_mut().expect("never empty").push(char),
+            _ => {}
+        }
+        if depth == 0 {
+            break;
+        }
+    }
+    members.retain(|member| !member.is_empty());
+    members.iter_mut().for_each(|member| *member = member.trim_end_matches("::").to_owned());
+    members
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{lines, source};
+    use super::*;
+
+    #[test]
+    fn edges_of_the_table() {
+        for (path, text, bad) in [
+            ("dcp/src/layout/region.rs", "use crate::layout::Mesh;", false),
+            ("dcp/src/layout/region.rs", "use crate::error::Error;", true),
+            ("dcp/src/layout/region.rs", "/// See [`crate::copy`].", false),
+            ("dcp/src/model/catalog.rs", "use crate::storage::Key;", false),
+            ("dcp/src/model/catalog.rs", "use crate::storage::Keyring;", true),
+            ("dcp/src/model/catalog.rs", "use crate::storage::Storage;", true),
+            ("dcp/src/storage/local.rs", "fn f(x: crate::model::Fqn) {}", true),
+            ("dcp/src/format/dcp.rs", "use crate::{error::Result, model::{Fqn, Value}};", false),
+            ("dcp/src/format/dcp.rs", "use crate::{error::Result, copy::Engine};", true),
+            ("dcp/src/format/dcp.rs", "use crate::{\n    error::Result,\n    copy::{A, B},\n};", true),
+            ("dcp/src/format/dcp.rs", "#[cfg(test)]\nmod tests {\n    use crate::copy::Engine;\n}", false),
+            ("dcp/src/copy.rs", "use crate::format::Format;", false),
+            ("cli/src/main.rs", "use crate::commands;", false),
+        ] {
+            assert_eq!(!lines(forbidden, path, text).is_empty(), bad, "{path}: {text}");
+        }
+    }
+
+    #[test]
+    fn the_message_says_what_is_allowed() {
+        let found = forbidden(&[source("dcp/src/storage/local.rs", "\nuse crate::model::Fqn;\n")]);
+        assert_eq!(found[0].line, 2);
+        assert_eq!(found[0].message, "`storage` uses crate::model::Fqn; it may use error");
+    }
+}
