@@ -113,7 +113,7 @@ fn exact_reads(store: &dyn Storage, home: &Key) {
     for (start, end) in [(0, 0), (0, 1), (0, 100_003), (1, 4097), (65_535, 65_537), (100_002, 100_003)] {
         assert_eq!(read(&*object, start, end - start), bytes[start as usize..end as usize]);
     }
-    assert_eq!(read(&*object, 100_003, 0), []);
+    assert!(read(&*object, 100_003, 0).is_empty());
     for (byte_offset, byte_len, expected) in
         [(100_002, 2, 100_004), (100_003, 1, 100_004), (1 << 40, 1, (1 << 40) + 1), (u64::MAX, 1, u64::MAX)]
     {
