@@ -3,6 +3,7 @@
 //! Reading a format means producing a [`Catalog`]; writing one means laying regions out in objects. Neither moves a
 //! tensor's bytes: the engine in [`crate::copy`] does, the same for every pair of formats.
 
+mod safetensors;
 #[doc(hidden)]
 pub mod wire;
 
@@ -14,7 +15,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 /// Every format, most specific probe first. To add one: a file here, a line here.
-pub static FORMATS: &[&dyn Format] = &[];
+pub static FORMATS: &[&dyn Format] = &[&safetensors::Safetensors];
 
 /// Finds a format by the name typed after `--to`.
 pub fn by_name(name: &str) -> Result<&'static dyn Format> {
