@@ -189,6 +189,33 @@ fn entry() -> impl Strategy<Value = (String, Vec<u64>, i64, i64)> {
 }
 
 proptest! {
+    /// Changed bytes give an error or a catalog whose chunks lie in the file or are reported, never a panic.
+    #[test]
+    fn changed_bytes_never_panic(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+        let header = json!({
+            "__metadata__": {"DCP_SHARDING_INFO": r#"{"a": {"saved_offsets": [4, 0]}, "b": {"saved_offsets": []}}"#},
+            "a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+            "b": {"dtype": "U8", "shape": [], "data_offsets": [24, 25]},
+        });
+        let mut bytes = file(&header.to_string(), 25);
+        let header_end = bytes.len() - 25;
+        for (at, byte) in changes {
+            bytes[at.index(header_end)] = byte;
+        }
+        let place = folder(&[("x.safetensors", &bytes)]);
+        if let Ok(reader) = open(&place) {
+            let catalog = reader.catalog();
+            let cut = catalog.objects[0].byte_len > bytes.len() as u64;
+            prop_assert!(!cut || !catalog.findings.is_empty());
+            for (fqn, tensor) in &catalog.tensors {
+                for chunk in tensor.chunks.all(&tensor.spec.shape).unwrap() {
+                    prop_assert!(chunk.byte_offset + chunk.byte_len <= catalog.objects[0].byte_len);
+                    prop_assert!(reader.resolve(fqn, tensor, &chunk).is_ok());
+                }
+            }
+        }
+    }
+
     /// A file is read if and only if the safetensors library reads it.
     #[test]
     fn agrees_with_the_library(entries in prop::collection::vec(entry(), 0..4), extra in prop_oneof![9 => Just(0), 1 => -2..3i64]) {

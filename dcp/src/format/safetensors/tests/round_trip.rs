@@ -4,12 +4,15 @@ use super::super::Safetensors;
 use super::super::encode::{NewTensor, encode};
 use super::super::header::{HEADER_BYTES_MAX, read_header};
 use super::{assert_says, contents, first_byte, in_blocks, open, told};
+use crate::convert::{self, ConvertOptions, Sharding};
 use crate::error::Error;
 use crate::format::{Format, Pieces, Reader, Target, TargetTensor, TargetValue, WriteOptions};
 use crate::layout::{Mesh, Placement, Region, copy_box, row_major};
-use crate::model::{DType, Severity, TensorSpec, Value};
+use crate::model::{DType, FqnFilter, Severity, TensorSpec, Value};
+use crate::plan::Degrees;
 use crate::storage::memory::{MemoryObject, MemoryStore};
 use crate::storage::{Key, Place, Storage};
+use crate::verify::{VerifyOptions, verify};
 use safetensors::SafeTensors;
 use std::sync::Arc;
 
@@ -278,4 +281,35 @@ fn headers_keep_their_order_and_alignment() {
     let long = "x".repeat(HEADER_BYTES_MAX as usize);
     let error = encode("x", &[("long", &long)], &[], 8).unwrap_err();
     assert!(matches!(error, Error::OverLimit { limit: HEADER_BYTES_MAX, .. }), "{error}");
+}
+
+#[test]
+fn conversions_keep_every_tensor() {
+    let source = write(&every_type(), &WriteOptions::default());
+    let reader = open(&source).unwrap();
+    let degrees = Degrees { pp: 1, dp_replicate: 1, dp_shard: 2, cp: 1, tp: 1 };
+    for (sharding, sharded, shard_bytes_max) in [
+        (Sharding::Whole, false, None),
+        (Sharding::Keep, false, Some(50)),
+        (Sharding::Keep, true, None),
+        (Sharding::Degrees(degrees), true, None),
+    ] {
+        let place = Place { store: Arc::new(MemoryStore::new()), key: Key::new("converted").unwrap() };
+        let write = WriteOptions { sharded, shard_bytes_max, ..WriteOptions::default() };
+        let options = ConvertOptions { sharding, write, ..ConvertOptions::default() };
+        let conversion = convert::plan(&*reader, &place, &Safetensors, &options).unwrap();
+        assert_eq!(conversion.run(&()).unwrap().tensors, reader.catalog().tensors.len());
+        let converted = open(&place).unwrap();
+        for fqn in reader.catalog().tensors.keys() {
+            assert_eq!(
+                contents(&*converted, fqn.as_str()),
+                contents(&*reader, fqn.as_str()),
+                "{fqn}, {sharding:?}"
+            );
+        }
+        let options = VerifyOptions { deep: true, filter: FqnFilter::default(), threads: 2 };
+        let report = verify(&*converted, &options, &()).unwrap();
+        assert!(report.is_sound(), "{:?}", report.findings);
+        assert_eq!(report.tensors, reader.catalog().tensors.len());
+    }
 }
