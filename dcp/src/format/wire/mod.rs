@@ -3,6 +3,9 @@
 //! Everything here reads bytes of unknown origin. Nothing is executed; lengths are checked before they are used; every
 //! limit is a named constant.
 
+pub mod item;
+#[cfg(test)]
+mod memory;
 mod pickle_build;
 mod pickle_cursor;
 pub mod pickle_nodes;
@@ -10,3 +13,5 @@ mod pickle_opcode;
 pub mod pickle_read;
 mod pickle_text;
 pub mod pickle_write;
+pub mod zip_read;
+pub mod zip_write;
