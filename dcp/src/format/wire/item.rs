@@ -142,7 +142,7 @@ mod tests {
         for (at, byte_len) in [(0, 51), (50, 1), (u64::MAX, 1), (1, u64::MAX)] {
             assert!(matches!(item.read(at, byte_len), Err(Error::Truncated { .. })), "{at} {byte_len}");
         }
-        assert_eq!(item.read(50, 0).unwrap(), []);
+        assert_eq!(item.read(50, 0).unwrap(), Vec::<u8>::new());
         assert!(matches!(Item::new(&memory, "object", 60, 50), Err(Error::Truncated { .. })));
         assert!(matches!(Item::new(&memory, "object", u64::MAX, 2), Err(Error::Truncated { .. })));
     }
