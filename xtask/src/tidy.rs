@@ -22,8 +22,11 @@ impl Source {
         self.text.lines().take(self.code_lines()).enumerate().map(|(index, line)| (index + 1, line))
     }
 
-    /// Number of lines before the unit tests.
+    /// Number of lines before the unit tests; none in a file or folder of tests.
     fn code_lines(&self) -> usize {
+        if self.path.ends_with("tests.rs") || self.path.contains("/tests/") {
+            return 0;
+        }
         let lines: Vec<_> = self.text.lines().collect();
         lines
             .windows(2)
@@ -51,8 +54,10 @@ impl Problem {
     }
 }
 
-/// Every rule: what breaks it, over the whole tree.
-static RULES: &[fn(&[Source]) -> Vec<Problem>] = &[
+/// A rule: what breaks it, over the whole tree.
+type Rule = fn(&[Source]) -> Vec<Problem>;
+
+static RULES: &[Rule] = &[
     files::too_long,
     files::nameless,
     files::unfinished,
@@ -62,6 +67,7 @@ static RULES: &[fn(&[Source]) -> Vec<Problem>] = &[
     files::dead,
     registered::missing,
     edges::forbidden,
+    edges::impure,
 ];
 
 /// Checks the tree.

@@ -1,5 +1,5 @@
 //! Which module of `dcp` may use which. The lower ones are listed with all they may know; the upper ones, not listed,
-//! may use anything below them. ARCHITECTURE.md gives the reasons.
+//! may use anything below them. And what the pure ones may not name at all. ARCHITECTURE.md gives the reasons.
 
 use super::{Problem, Source};
 use regex::Regex;
@@ -17,7 +17,15 @@ static DCP: &[Edges] = &[
     Edges { module: "storage", may_use: &["error"] },
     Edges { module: "format", may_use: &["error", "layout", "model", "storage"] },
     Edges { module: "plan", may_use: &["error", "layout", "model"] },
+    Edges { module: "threads", may_use: &["error"] },
 ];
+
+/// Modules that compute results from their arguments alone: integers in, integers out.
+const PURE: &[&str] = &["layout", "model", "plan"];
+
+/// What a pure module may not name: files, the clock, the environment, threads, chance.
+const IMPURE: &[&str] =
+    &["std::env", "std::fs", "std::net", "std::process", "std::thread", "std::time", "rayon", "rand"];
 
 /// Uses that the table does not allow.
 pub(super) fn forbidden(sources: &[Source]) -> Vec<Problem> {
@@ -40,6 +48,25 @@ pub(super) fn forbidden(sources: &[Source]) -> Vec<Problem> {
                     let message = format!("`{module}` uses crate::{used}; it may use {may_use}");
                     Problem::new(source, *line, message)
                 }));
+            }
+        }
+    }
+    problems
+}
+
+/// Impure words in pure modules.
+pub(super) fn impure(sources: &[Source]) -> Vec<Problem> {
+    let words = Regex::new(&format!(r"\b({})\b", IMPURE.join("|"))).expect("constants");
+    let mut problems = Vec::new();
+    for source in sources.iter().filter(|source| source.is_rust()) {
+        let Some(module) = module(&source.path).filter(|module| PURE.contains(module)) else { continue };
+        for (line, text) in source.code().filter(|(_, line)| !line.trim_start().starts_with("//")) {
+            if let Some(word) = words.find(text) {
+                problems.push(Problem::new(
+                    source,
+                    line,
+                    format!("`{module}` is pure: no {}", word.as_str()),
+                ));
             }
         }
     }
@@ -104,6 +131,21 @@ mod tests {
             ("cli/src/main.rs", "use crate::commands;", false),
         ] {
             assert_eq!(!lines(forbidden, path, text).is_empty(), bad, "{path}: {text}");
+        }
+    }
+
+    #[test]
+    fn pure_modules_name_no_clock_and_no_file() {
+        for (path, text, bad) in [
+            ("dcp/src/layout/region.rs", "use std::time::Instant;", true),
+            ("dcp/src/plan/reads.rs", "let x = std::fs::read(path)?;", true),
+            ("dcp/src/plan/reads.rs", "boxes.par_iter(); // rayon", true),
+            ("dcp/src/plan/reads.rs", "// unlike std::fs", false),
+            ("dcp/src/plan/reads.rs", "let operand = brand;", false),
+            ("dcp/src/plan/reads.rs", "#[cfg(test)]\nmod tests {\n    use std::time::Instant;\n}", false),
+            ("dcp/src/storage/local.rs", "use std::fs::File;", false),
+        ] {
+            assert_eq!(!lines(impure, path, text).is_empty(), bad, "{path}: {text}");
         }
     }
 

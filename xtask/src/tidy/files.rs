@@ -126,6 +126,7 @@ fn lines_where(sources: &[Source], broken: impl Fn(&Source, &str) -> Option<Stri
 /// Modules that no `mod` line names: rustc does not see them.
 pub(super) fn dead(sources: &[Source]) -> Vec<Problem> {
     let declaration = Regex::new(r"(?m)^\s*(?:pub(?:\([^)]*\))? )?mod (\w+);").expect("a constant");
+    let elsewhere = Regex::new(r#"#\[path = "(\w+)\.rs"\]"#).expect("a constant");
     let mut declared = BTreeSet::new();
     for source in sources.iter().filter(|source| source.is_rust()) {
         let Some((folder, file)) = source.path.rsplit_once('/') else { continue };
@@ -135,6 +136,9 @@ pub(super) fn dead(sources: &[Source]) -> Vec<Problem> {
             _ if is_root(folder) => folder.to_owned(),
             _ => source.path.trim_end_matches(".rs").to_owned(),
         };
+        for name in elsewhere.captures_iter(&source.text) {
+            declared.insert(format!("{folder}/{}", &name[1]));
+        }
         for name in declaration.captures_iter(&source.text) {
             declared.insert(format!("{below}/{}", &name[1]));
         }
