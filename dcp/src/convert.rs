@@ -4,7 +4,7 @@ use crate::copy::{CopyOptions, CopyStats, Job, Progress, can_cast, run};
 use crate::error::{Error, Result};
 use crate::format::{Candidate, Format, Pieces, Reader, Target, TargetTensor, TargetValue, WriteOptions};
 use crate::layout::{Gap, Mesh, Placement, Region, cover};
-use crate::model::{Catalog, ChunkTable, DType, FqnFilter, Tensor, TensorSpec};
+use crate::model::{Catalog, ChunkTable, DType, FqnFilter, Severity, Tensor, TensorSpec};
 use crate::plan::{Degrees, Revealed, choose_owners, mesh_of, place, reveal, stage_of};
 use crate::storage::Place;
 use std::collections::BTreeMap;
@@ -95,6 +95,7 @@ pub fn plan<'a>(
 ) -> Result<Conversion<'a>> {
     check_free(place)?;
     let catalog = reader.catalog();
+    check_sound(reader)?;
     let mut left_out = Vec::new();
     let mut chosen = Vec::new();
     for (fqn, tensor) in &catalog.tensors {
@@ -192,6 +193,20 @@ fn check_free(place: &Place) -> Result<()> {
         Err(Error::NothingThere { .. }) => Ok(()),
         Err(error) => Err(error),
         Ok(_) => Err(Error::AlreadyExists { object: place.display() }),
+    }
+}
+
+/// A source in which opening found damage is not converted: what is missing would silently be left out.
+fn check_sound(reader: &dyn Reader) -> Result<()> {
+    let damage: Vec<_> =
+        reader.catalog().findings.iter().filter(|finding| finding.severity == Severity::Damage).collect();
+    match damage.first() {
+        None => Ok(()),
+        Some(first) => Err(Error::Unsound {
+            root: reader.place().display(),
+            count: damage.len(),
+            first: first.message.clone(),
+        }),
     }
 }
 

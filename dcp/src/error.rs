@@ -67,6 +67,11 @@ pub enum Error {
     )]
     Damaged { object: String, from: u64, until: u64, found: String, expected: String, fqn_note: String },
 
+    #[error(
+        "{root}: {count} damaged or missing parts, the first: {first}; `titan-ckpt verify` lists them all"
+    )]
+    Unsound { root: String, count: usize, first: String },
+
     #[error("{format} cannot hold {what}: {names}; {hint}")]
     Inexpressible { format: &'static str, what: &'static str, names: String, hint: &'static str },
 
@@ -124,6 +129,7 @@ impl Error {
             | Error::TooNew { .. }
             | Error::OverLimit { .. }
             | Error::BadTensor { .. }
+            | Error::Unsound { .. }
             | Error::Damaged { .. } => ErrorKind::Data,
             Error::Io { .. } | Error::NoSpace { .. } | Error::Interrupted => ErrorKind::Io,
         }

@@ -68,7 +68,8 @@ pub fn verify(reader: &dyn Reader, options: &VerifyOptions, progress: &dyn Progr
         }
     }
     if options.deep {
-        let broken: Vec<Key> = report.findings.iter().filter_map(|finding| finding.object.clone()).collect();
+        let damaged = report.findings.iter().filter(|finding| finding.severity == Severity::Damage);
+        let broken: Vec<Key> = damaged.filter_map(|finding| finding.object.clone()).collect();
         let report = Mutex::new(&mut report);
         reader.verify_framing(&mut |finding| lock(&report).findings.push(finding))?;
         let queue = Queue::new(chosen.iter().copied());

@@ -3,14 +3,13 @@
 use super::blocks::Blocks;
 use super::read_box::OpenChunk;
 use super::sink::ObjectSink;
-use super::staging::Staging;
 use super::tensor_reader::TensorReader;
 use super::{can_cast, cast};
 use crate::error::{Error, Result};
 use crate::format::{Draft, ObjectSums, Reader, Target};
 use crate::layout::{Region, Strips, copy_box, row_major};
 use crate::model::Fqn;
-use crate::storage::Place;
+use crate::storage::{AlignedBuf, Place};
 use crate::threads::{Queue, in_threads, lock};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -190,8 +189,8 @@ struct Shared<'a> {
 /// What one thread reuses from strip to strip.
 #[derive(Default)]
 struct Buffers {
-    staging: Staging,
-    converted: Staging,
+    staging: AlignedBuf,
+    converted: AlignedBuf,
     scratch: Vec<u8>,
     gathered: Vec<u8>,
 }

@@ -11,7 +11,6 @@ mod cast;
 mod engine;
 mod read_box;
 mod sink;
-mod staging;
 mod tensor_reader;
 
 pub use cast::{can_cast, cast};

@@ -1,44 +1,47 @@
-//! Buffers that are aligned as the file they go to.
+//! Memory that is aligned as the file it goes to, so that large writes can bypass the page cache.
 
-/// The alignment that direct writes ask of a buffer: the largest block of common disks, and a page of most machines.
+use std::ops::Range;
+
+/// The alignment that direct writes ask of memory and file position: the largest block of common disks, and a page of
+/// most machines.
 pub const ALIGNMENT_BYTES: usize = 4096;
 
-/// Reusable memory whose address agrees with a file offset modulo [`ALIGNMENT_BYTES`], so that a store can hand it to
-/// the disk without copying it.
-#[derive(Debug, Default)]
+/// One growing allocation, cut anew whenever it is laid out.
+#[derive(Default, Debug)]
 pub struct AlignedBuf {
     memory: Vec<u8>,
-    start: usize,
-    byte_len: usize,
 }
 
 impl AlignedBuf {
-    /// A buffer that holds ranges of up to `byte_len` bytes without allocating again.
-    pub fn with_capacity(byte_len: usize) -> Self {
-        AlignedBuf { memory: vec![0; byte_len + ALIGNMENT_BYTES - 1], start: 0, byte_len: 0 }
-    }
-
-    /// Makes the buffer one of `byte_len` bytes for the range at `byte_offset` of a file. Its contents are whatever was
-    /// there before. Allocates only where it is too small.
-    pub fn resize_for(&mut self, byte_offset: u64, byte_len: usize) -> &mut [u8] {
-        if self.memory.len() < byte_len + ALIGNMENT_BYTES - 1 {
-            *self = AlignedBuf::with_capacity(byte_len);
+    /// Lays out pieces of `(byte_offset, byte_len)`: the memory of each begins at an address congruent to its
+    /// `byte_offset` modulo
+    /// [`ALIGNMENT_BYTES`]. The contents are whatever was there before.
+    pub fn lay_out(&mut self, pieces: impl Iterator<Item = (u64, usize)> + Clone) -> Vec<Range<usize>> {
+        let needed: usize = pieces.clone().map(|(_, byte_len)| byte_len + ALIGNMENT_BYTES).sum();
+        if self.memory.len() < needed {
+            self.memory = vec![0; needed];
         }
-        let wanted = (byte_offset % ALIGNMENT_BYTES as u64) as usize;
-        let found = self.memory.as_ptr().addr() % ALIGNMENT_BYTES;
-        self.start = (wanted + ALIGNMENT_BYTES - found) % ALIGNMENT_BYTES;
-        self.byte_len = byte_len;
-        self.as_mut_slice()
+        let base = self.memory.as_ptr() as usize % ALIGNMENT_BYTES;
+        let mut at = 0;
+        pieces
+            .map(|(byte_offset, byte_len)| {
+                let want = byte_offset as usize % ALIGNMENT_BYTES;
+                at += (want + ALIGNMENT_BYTES - (base + at) % ALIGNMENT_BYTES) % ALIGNMENT_BYTES;
+                let range = at..at + byte_len;
+                at += byte_len;
+                range
+            })
+            .collect()
     }
 
-    /// The bytes of the range last asked for.
-    pub fn as_slice(&self) -> &[u8] {
-        &self.memory[self.start..][..self.byte_len]
+    /// The memory.
+    pub fn bytes(&self, range: &Range<usize>) -> &[u8] {
+        &self.memory[range.clone()]
     }
 
-    /// The same, to be filled.
-    pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..][..self.byte_len]
+    /// The memory, for writing.
+    pub fn bytes_mut(&mut self, range: &Range<usize>) -> &mut [u8] {
+        &mut self.memory[range.clone()]
     }
 }
 
@@ -47,19 +50,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_aligned_as_the_file_and_does_not_reallocate() {
-        let mut buffer = AlignedBuf::with_capacity(10_000);
-        let address = buffer.memory.as_ptr();
-        for byte_offset in [0, 1, 511, 4095, 4096, 4097, (1 << 40) + 17, u64::MAX] {
-            for byte_len in [0, 1, 4096, 10_000] {
-                let bytes = buffer.resize_for(byte_offset, byte_len);
-                assert_eq!(bytes.len(), byte_len);
-                assert_eq!(bytes.as_ptr().addr() as u64 % 4096, byte_offset % 4096);
-                bytes.fill(7);
-                assert_eq!(buffer.as_slice(), vec![7; byte_len]);
-                assert_eq!(buffer.memory.as_ptr(), address);
+    fn pieces_are_congruent_to_their_offsets_and_disjoint() {
+        let mut buffer = AlignedBuf::default();
+        let pieces = [(5u64, 10usize), (4096, 0), (8191, 5000), (64, 1)];
+        for _ in 0..2 {
+            let ranges = buffer.lay_out(pieces.iter().copied());
+            for (range, (byte_offset, byte_len)) in ranges.iter().zip(pieces) {
+                assert_eq!(range.len(), byte_len);
+                let address = buffer.bytes(range).as_ptr() as usize;
+                assert_eq!(address % ALIGNMENT_BYTES, byte_offset as usize % ALIGNMENT_BYTES);
             }
+            assert!(ranges.windows(2).all(|pair| pair[0].end <= pair[1].start));
         }
-        assert_eq!(buffer.resize_for(3, 20_000).as_ptr().addr() % 4096, 3);
     }
 }

@@ -43,8 +43,9 @@ fn write_object(store: &LocalStore) -> Result<()> {
     let cut = 4097;
     writer.write_at(0, &bytes[..cut])?;
     let mut buffer = AlignedBuf::default();
-    buffer.resize_for(cut as u64, BYTE_LEN - cut).copy_from_slice(&bytes[cut..]);
-    writer.write_at(cut as u64, buffer.as_slice())?;
+    let range = &buffer.lay_out([(cut as u64, BYTE_LEN - cut)].into_iter())[0];
+    buffer.bytes_mut(range).copy_from_slice(&bytes[cut..]);
+    writer.write_at(cut as u64, buffer.bytes(range))?;
     writer.finish()
 }
 
