@@ -94,13 +94,22 @@ pub struct Job<'a> {
     pub progress: &'a dyn Progress,
 }
 
-/// Writes every data object of the draft and returns what was measured, per object. Objects become visible only when
-/// all are complete; on an error none is left behind. The caller commits.
+/// Writes every data object of the draft and returns what was measured, per object. Objects are made visible when all
+/// data is written, so that an error before that leaves nothing behind. The caller commits.
 ///
 /// Errors: [`Error::BudgetTooSmall`]; [`Error::BadTensor`] for shapes or types that do not match, or data that the
 /// source lacks; [`Error::Damaged`] where a source checksum does not hold; what reading and writing give.
 pub fn run(job: Job) -> Result<(Vec<ObjectSums>, CopyStats)> {
     let (strip_bytes, threads) = job.options.strips()?;
+    run_in_strips(job, strip_bytes, threads)
+}
+
+/// [`run`] with the strips' size given, which tests make very small.
+pub(super) fn run_in_strips(
+    job: Job,
+    strip_bytes: u64,
+    threads: usize,
+) -> Result<(Vec<ObjectSums>, CopyStats)> {
     let sinks = (0..job.draft.objects().len())
         .map(|index| ObjectSink::new(job.draft, index, &*job.place.store, &job.place.key))
         .collect::<Result<Vec<_>>>()?;
@@ -169,6 +178,12 @@ struct TensorJob<'a> {
     pieces: Vec<(Piece, Region)>,
 }
 
+/// Lets go of a tensor. The last holder has seen all of its strips copied, and compares the source's checksums.
+fn done(tensor: Arc<TensorJob>) -> Result<()> {
+    Arc::into_inner(tensor).map_or(Ok(()), |tensor| tensor.source.check_sums())
+}
+
+/// The tensors still to be copied, cut in strips one tensor at a time.
 struct Pending<'a> {
     next_tensor: usize,
     strips: Option<(Arc<TensorJob<'a>>, Strips)>,
@@ -218,11 +233,13 @@ impl<'a> Shared<'a> {
     fn next(&self) -> Result<Option<(Arc<TensorJob<'a>>, Region)>> {
         let mut queue = lock(&self.queue);
         loop {
-            if let Some((tensor, strips)) = &mut queue.strips {
-                if let Some(strip) = strips.next() {
-                    return Ok(Some((tensor.clone(), strip)));
-                }
-                queue.strips = None;
+            if let Some((tensor, strips)) = &mut queue.strips
+                && let Some(strip) = strips.next()
+            {
+                return Ok(Some((tensor.clone(), strip)));
+            }
+            if let Some((tensor, _)) = queue.strips.take() {
+                done(tensor)?;
             }
             let index = queue.next_tensor;
             if index == self.job.target.tensors.len() {
@@ -286,11 +303,7 @@ impl<'a> Shared<'a> {
             self.scatter(chunk, common, &parts, &ranges, from_bytes, buffers)?;
         }
         self.write_parts(&tensor, &parts, &ranges, buffers)?;
-        // The last holder of a tensor has seen all of its strips done.
-        match Arc::into_inner(tensor) {
-            Some(done) => done.source.check_sums(),
-            None => Ok(()),
-        }
+        done(tensor)
     }
 
     /// Copies a part without bringing it here, where nothing has to be computed from its bytes.

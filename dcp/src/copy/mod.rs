@@ -12,6 +12,8 @@ mod engine;
 mod read_box;
 mod sink;
 mod tensor_reader;
+#[cfg(test)]
+mod tests;
 
 pub use cast::{can_cast, cast};
 pub use engine::{CopyOptions, CopyStats, Job, Progress, run};

@@ -92,7 +92,7 @@ impl OpenChunk {
             return Ok(ReadCost::default());
         }
         let runs = Runs::new(self, wanted);
-        if runs.outer.is_empty() && contiguous(target_strides, &wanted.extent) {
+        if runs.outer.is_empty() && same_order(&self.strides, target_strides, &wanted.extent) {
             let byte_len = runs.run_bytes as usize;
             self.fetch(runs.byte_offset, &mut target[..byte_len])?;
             return Ok(ReadCost { bytes: byte_len as u64 });
@@ -123,7 +123,7 @@ impl OpenChunk {
         let run_bytes = runs.run_bytes as usize;
         let mut inner = wanted.extent.clone();
         runs.outer.iter().for_each(|&dim| inner[dim] = 1);
-        let direct = contiguous(target_strides, &inner);
+        let direct = same_order(&self.strides, target_strides, &inner);
         let mut at = vec![0u64; runs.outer.len()];
         let mut cost = ReadCost::default();
         loop {
@@ -251,14 +251,9 @@ impl Runs {
     }
 }
 
-/// Whether an array of this extent with these strides is row-major without gaps.
-fn contiguous(strides: &[u64], extent: &[u64]) -> bool {
-    let mut run = 1;
-    extent.iter().zip(strides).rev().filter(|(extent, _)| **extent > 1).all(|(&extent, &stride)| {
-        let fits = stride == run;
-        run *= extent;
-        fits
-    })
+/// Whether two arrays of this extent hold their elements at the same distances.
+fn same_order(strides: &[u64], others: &[u64], extent: &[u64]) -> bool {
+    (0..extent.len()).all(|dim| extent[dim] == 1 || strides[dim] == others[dim])
 }
 
 fn grow(scratch: &mut Vec<u8>, byte_len: usize) {
