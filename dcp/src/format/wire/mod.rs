@@ -13,5 +13,6 @@ mod pickle_opcode;
 pub mod pickle_read;
 mod pickle_text;
 pub mod pickle_write;
+pub mod tensor;
 pub mod zip_read;
 pub mod zip_write;
