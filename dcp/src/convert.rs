@@ -1,10 +1,10 @@
 //! Conversion and resharding: a source checkpoint, a choice of tensors, types and layout, a destination.
 
-use crate::copy::{CopyOptions, CopyStats, Job, Progress, can_cast, run};
+use crate::copy::{CopyOptions, CopyStats, Job, Progress, run};
 use crate::error::{Error, Result};
 use crate::format::{Candidate, Format, Pieces, Reader, Target, TargetTensor, TargetValue, WriteOptions};
 use crate::layout::{Gap, Mesh, Placement, Region, cover};
-use crate::model::{Catalog, ChunkTable, DType, FqnFilter, Severity, Tensor, TensorSpec};
+use crate::model::{Catalog, ChunkTable, DType, FqnFilter, Severity, Tensor, TensorSpec, can_cast};
 use crate::plan::{Degrees, Revealed, choose_owners, mesh_of, place, reveal, stage_of};
 use crate::storage::Place;
 use std::collections::BTreeMap;

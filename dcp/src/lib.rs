@@ -15,10 +15,10 @@ pub mod error;
 pub mod format;
 pub mod layout;
 pub mod model;
-pub mod numbers;
 pub mod plan;
 pub mod storage;
 mod threads;
 pub mod verify;
 
 pub use error::{Error, ErrorKind, Result};
+pub use model::numbers;

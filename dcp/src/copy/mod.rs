@@ -7,7 +7,6 @@
 //! CRCs, which combine in any order too.
 
 mod blocks;
-mod cast;
 mod engine;
 mod read_box;
 mod sink;
@@ -15,6 +14,5 @@ mod tensor_reader;
 #[cfg(test)]
 mod tests;
 
-pub use cast::{can_cast, cast};
 pub use engine::{CopyOptions, CopyStats, Job, Progress, run};
 pub use tensor_reader::TensorReader;

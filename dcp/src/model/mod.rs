@@ -1,11 +1,15 @@
 //! What a checkpoint says, whoever wrote it: names, element types, shapes, stored chunks and values.
 
+mod cast;
 mod catalog;
 mod dtype;
 mod fqn;
+pub mod numbers;
 mod spec;
 mod value;
+mod value_repr;
 
+pub use cast::{can_cast, cast};
 pub use catalog::{
     Catalog, Chunk, ChunkLookup, ChunkTable, Finding, ObjectInfo, Severity, Tensor, ValueEntry,
 };

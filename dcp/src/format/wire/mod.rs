@@ -3,6 +3,7 @@
 //! Everything here reads bytes of unknown origin. Nothing is executed; lengths are checked before they are used; every
 //! limit is a named constant.
 
+pub mod archive;
 pub mod item;
 #[cfg(test)]
 mod memory;

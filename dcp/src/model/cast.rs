@@ -1,6 +1,6 @@
 //! Converts floating-point elements between types, rounding to nearest even as PyTorch's `tensor.to` does.
 
-use crate::model::DType;
+use super::DType;
 use half::{bf16, f16};
 
 /// Whether [`cast`] converts between the two types.

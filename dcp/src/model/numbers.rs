@@ -1,7 +1,6 @@
 //! Elements as numbers: for comparing, counting and showing them.
 
-use crate::copy::{can_cast, cast};
-use crate::model::DType;
+use super::{DType, can_cast, cast};
 
 /// Decodes packed elements to `f64`, two numbers (real, imaginary) for each complex one. 64-bit integers beyond 2^53
 /// lose their last bits. `None` for the types without a plain numeric reading here (`F4`, `F6`, `F8_E8M0`, `C32`).
