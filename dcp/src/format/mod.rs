@@ -3,7 +3,9 @@
 //! Reading a format means producing a [`Catalog`]; writing one means laying regions out in objects. Neither moves a
 //! tensor's bytes: the engine in [`crate::copy`] does, the same for every pair of formats.
 
+mod open_objects;
 mod safetensors;
+mod torch_dcp;
 #[doc(hidden)]
 pub mod wire;
 
@@ -15,7 +17,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 /// Every format, most specific probe first. To add one: a file here, a line here.
-pub static FORMATS: &[&dyn Format] = &[&safetensors::Safetensors];
+pub static FORMATS: &[&dyn Format] = &[&torch_dcp::TorchDcp, &safetensors::Safetensors];
 
 /// Finds a format by the name typed after `--to`.
 pub fn by_name(name: &str) -> Result<&'static dyn Format> {

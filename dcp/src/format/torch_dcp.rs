@@ -1,0 +1,54 @@
+//! `dcp`: PyTorch Distributed Checkpoint, as `torch.distributed.checkpoint.save` writes it.
+//!
+//! | file | content |
+//! |---|---|
+//! | `.metadata` | a pickle: every name, every chunk's box, and where its item is; written last |
+//! | `__RANK_NUMBER.distcp` | items one after the other, without anything around them |
+//! | `__RANK.metadata` | the same of one rank, in place of `.metadata`, for `save(use_collectives=False)` (2.9 on) |
+//!
+//! An item is a whole `torch.save` archive: of one chunk of a tensor, or of one value. Two variants: items that are a
+//! zstd frame around that archive (`stream.zstd/1`, 2.7 on), and data files that are safetensors files (2.8 on), whose
+//! recorded positions are wrong and found anew by name.
+//!
+//! Source: torch/distributed/checkpoint/{filesystem,metadata,planner_helpers,default_planner}.py, PyTorch 2.4 to 2.15
+//! (fixtures of 2.4.1, 2.11.0 and 2.15.0).
+
+mod catalog;
+mod metadata;
+mod names;
+mod open;
+mod reader;
+mod rebuild;
+#[cfg(test)]
+mod tests;
+mod transforms;
+
+use super::{Candidate, Draft, Format, Reader, Target, WriteOptions};
+use crate::error::Result;
+use std::sync::Arc;
+
+/// The format's name.
+const NAME: &str = "dcp";
+
+/// The format; see the module's documentation.
+#[derive(Debug)]
+pub(crate) struct TorchDcp;
+
+impl Format for TorchDcp {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn probe(&self, candidate: &Candidate) -> bool {
+        candidate.files().any(|(name, _)| name == names::METADATA || names::metadata_rank(name).is_some())
+    }
+
+    fn open(&self, candidate: &Candidate) -> Result<Arc<dyn Reader>> {
+        open::open(candidate)
+    }
+
+    fn draft(&self, target: &Target, options: &WriteOptions) -> Result<Box<dyn Draft>> {
+        let _ = (target, options);
+        Err(crate::Error::Usage("checkpoints of format dcp can be read only".to_owned()))
+    }
+}

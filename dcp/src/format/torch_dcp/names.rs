@@ -1,0 +1,61 @@
+//! The file names of the format, and what they tell.
+
+/// The file whose existence makes the checkpoint complete.
+pub(super) const METADATA: &str = ".metadata";
+
+/// What a save that did not finish may leave in place of [`METADATA`].
+pub(super) const METADATA_UNFINISHED: &str = ".metadata.tmp";
+
+/// How the name of a data file ends.
+pub(super) const SUFFIX: &str = ".distcp";
+
+/// The largest rank that a name is taken to speak of, so that a name alone cannot make a target of 2^32 writers.
+const RANK_MAX: u32 = 1 << 24;
+
+/// The rank in the name of a data file, `__RANK_NUMBER.distcp`.
+pub(super) fn writer(name: &str) -> Option<u32> {
+    let (rank, number) = name.strip_prefix("__")?.strip_suffix(SUFFIX)?.split_once('_')?;
+    parse(number)?;
+    parse(rank)
+}
+
+/// The rank in the name of a metadata file of one rank, `__RANK.metadata`.
+pub(super) fn metadata_rank(name: &str) -> Option<u32> {
+    parse(name.strip_prefix("__")?.strip_suffix(METADATA)?)
+}
+
+/// The training step in the name of a folder, `step-NUMBER`.
+pub(super) fn step(folder: &str) -> Option<u64> {
+    let digits = folder.strip_prefix("step-")?;
+    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
+}
+
+fn parse(digits: &str) -> Option<u32> {
+    let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+    plain.then(|| digits.parse().ok())?.filter(|&rank| rank <= RANK_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_tell_ranks() {
+        assert_eq!(writer("__12_0.distcp"), Some(12));
+        assert_eq!(writer("__3_17.distcp"), Some(3));
+        for other in ["__3.distcp", "__a_0.distcp", "__+1_0.distcp", "__1_.distcp", "__4294967295_0.distcp"] {
+            assert_eq!(writer(other), None, "{other}");
+        }
+        assert_eq!(metadata_rank("__7.metadata"), Some(7));
+        assert_eq!(metadata_rank(".metadata"), None);
+        assert_eq!(metadata_rank("__.metadata"), None);
+    }
+
+    #[test]
+    fn folders_tell_steps() {
+        assert_eq!(step("step-1000"), Some(1000));
+        for other in ["step-", "step-+1", "step-1x", "steps-1", "1"] {
+            assert_eq!(step(other), None, "{other}");
+        }
+    }
+}

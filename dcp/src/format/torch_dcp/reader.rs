@@ -1,0 +1,283 @@
+//! An open checkpoint of this format.
+
+use super::catalog::{PlainObjects, Transforms};
+use super::rebuild::{self, Rebuilt};
+use super::transforms::{self, DecodedItems, TransformedItem};
+use crate::error::{Error, Result};
+use crate::format::open_objects::OpenObjects;
+use crate::format::wire::item::Item;
+use crate::format::wire::pickle_nodes::View;
+use crate::format::wire::pickle_read;
+use crate::format::wire::zip_read::ZipIndex;
+use crate::format::{Elements, Reader};
+use crate::layout::row_major;
+use crate::model::{Catalog, Chunk, Finding, Fqn, Severity, Tensor, Value};
+use crate::storage::memory::MemoryObject;
+use crate::storage::{Place, ReadAt};
+use crc_fast::CrcAlgorithm::Crc32IsoHdlc;
+use std::sync::Arc;
+
+/// The largest item of a value. Larger data belongs in tensors.
+const VALUE_BYTES_MAX: u64 = 64 << 20;
+/// The longest pickle of one tensor; torch writes some 250 bytes.
+const TENSOR_PICKLE_BYTES_MAX: u64 = 1 << 20;
+/// What an item may take beside the elements of its tensor.
+const FRAMING_BYTES_MAX: u64 = 1 << 20;
+/// The record that holds the pickle.
+const PICKLE_RECORD: &str = "data.pkl";
+
+/// Catalog and open files.
+#[derive(Debug)]
+pub(super) struct DcpReader {
+    place: Place,
+    catalog: Catalog,
+    transforms: Transforms,
+    plain: PlainObjects,
+    open: OpenObjects,
+    decoded: DecodedItems,
+}
+
+impl DcpReader {
+    pub(super) fn new(place: Place, catalog: Catalog, transforms: Transforms, plain: PlainObjects) -> Self {
+        let (open, decoded) = (OpenObjects::default(), DecodedItems::default());
+        DcpReader { place, catalog, transforms, plain, open, decoded }
+    }
+
+    /// What errors call an object.
+    fn display(&self, object: u32) -> String {
+        match self.catalog.objects.get(object as usize) {
+            Some(info) => self.place.store.display(&info.key),
+            None => self.place.display(),
+        }
+    }
+
+    /// Where an item is once its transforms are undone: source, first byte and length.
+    fn item(
+        &self,
+        object: u32,
+        byte_offset: u64,
+        byte_len: u64,
+        byte_len_max: u64,
+    ) -> Result<(Arc<dyn ReadAt>, u64, u64)> {
+        let source = self.open.get(&self.place, &self.catalog, object)?;
+        let id = (object, byte_offset);
+        let Some(transforms) = self.transforms.get(&id) else { return Ok((source, byte_offset, byte_len)) };
+        let item = self.decoded.get(id, || {
+            let object = &self.display(object);
+            let stored = TransformedItem { source: &*source, object, byte_offset, byte_len };
+            transforms::decode(stored, transforms, byte_len_max)
+        })?;
+        let byte_len = item.byte_len();
+        Ok((item, 0, byte_len))
+    }
+
+    /// The archive of a value.
+    fn archive(&self, fqn: &Fqn) -> Result<(Vec<u8>, String)> {
+        let (object, byte_offset, byte_len) = self.stored(fqn)?;
+        let (source, byte_offset, byte_len) = self.item(object, byte_offset, byte_len, VALUE_BYTES_MAX)?;
+        let object = self.display(object);
+        if byte_len > VALUE_BYTES_MAX {
+            let what = "the length of the item of a value";
+            return Err(Error::OverLimit { object, what, found: byte_len, limit: VALUE_BYTES_MAX });
+        }
+        let bytes = Item::new(&*source, &object, byte_offset, byte_len)?.read(0, byte_len)?;
+        Ok((bytes, object))
+    }
+
+    /// Checks every record of a value's archive against its checksum.
+    fn check_value(&self, fqn: &Fqn) -> Result<()> {
+        let (bytes, object) = self.archive(fqn)?;
+        let (source, fqn_note) = (MemoryObject::new(object.as_str(), bytes), format!(" of `{fqn}`"));
+        let mut item = Item::whole(&source, &object);
+        let zip = ZipIndex::read(&mut item)?;
+        let (_, start, _) = self.stored(fqn)?;
+        for (name, record) in &zip.records {
+            let data = zip.read_record(&mut item, name, VALUE_BYTES_MAX)?;
+            let found = crc_fast::checksum(Crc32IsoHdlc, &data) as u32;
+            // A checksum of 0 was left out.
+            if record.crc32 != 0 && record.crc32 != found {
+                let from = start + record.header_offset;
+                return Err(Error::Damaged {
+                    object: object.clone(),
+                    from,
+                    until: from + record.extent_len,
+                    found: format!("CRC-32 {found:08x}"),
+                    expected: format!("{:08x}", record.crc32),
+                    fqn_note,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn stored(&self, fqn: &Fqn) -> Result<(u32, u64, u64)> {
+        let entry = self.catalog.values.get(fqn);
+        let entry = entry.ok_or_else(|| Error::NoSuchName { fqn: fqn.to_string(), hint: String::new() })?;
+        entry.stored.ok_or_else(|| bad(fqn, "the metadata does not say where this value is".to_owned()))
+    }
+
+    /// Finds a chunk's elements in its archive.
+    fn resolve_archive(&self, fqn: &Fqn, tensor: &Tensor, chunk: &Chunk) -> Result<Elements> {
+        let dtype = tensor.spec.dtype;
+        let chunk_bytes = dtype.bytes(chunk.region.elements());
+        let chunk_bytes = chunk_bytes.ok_or_else(|| bad(fqn, "a chunk is over 2^64 bytes".to_owned()))?;
+        let byte_len_max = chunk_bytes.saturating_add(FRAMING_BYTES_MAX);
+        let (source, base, byte_len) =
+            self.item(chunk.object, chunk.byte_offset, chunk.byte_len, byte_len_max)?;
+        let object = self.display(chunk.object);
+        let mut item = Item::new(&*source, &object, base, byte_len)?;
+        let zip = ZipIndex::read(&mut item)?;
+        let pickle = zip.read_record(&mut item, PICKLE_RECORD, TENSOR_PICKLE_BYTES_MAX)?;
+        let pickle = pickle_read::parse(&pickle).map_err(|error| error.of(&object))?;
+        let rebuilt = rebuild::read(&pickle)
+            .map_err(|why| bad(fqn, format!("its item at byte {} of {object}: {why}", chunk.byte_offset)))?;
+        check_shape(fqn, tensor, chunk, &rebuilt, &object)?;
+        let record_name = format!("data/{}", rebuilt.storage_key);
+        let record = zip.find(&item, &record_name)?;
+        let (record_bytes, crc32) = (record.byte_len, record.crc32);
+        let data_offset = zip.data_offset(&mut item, &record_name)?;
+        let plain = is_row_major(&rebuilt);
+        let needed = extent_bytes(&rebuilt);
+        if needed.is_none_or(|needed| needed > record_bytes) {
+            return Err(bad(
+                fqn,
+                format!(
+                    "its item at byte {} of {object}: shape {:?} with strides {:?} from element {} on leaves \
+                     its storage of {record_bytes} bytes",
+                    chunk.byte_offset, rebuilt.shape, rebuilt.strides, rebuilt.offset
+                ),
+            ));
+        }
+        // The checksum is of the whole storage. Torch can be told to leave it out (`set_crc32_options`), and then
+        // writes 0; 0 is also the right one of some data, which then goes unchecked.
+        let whole = rebuilt.offset == 0 && record_bytes == chunk_bytes;
+        let crc32 = (whole && (crc32 != 0 || record_bytes == 0)).then_some(crc32);
+        Ok(Elements {
+            source,
+            // `extent_bytes` has the offset in bytes inside the record, and the record inside the item.
+            byte_offset: base + data_offset + rebuilt.offset * dtype.block_bytes(),
+            strides: (!plain).then_some(rebuilt.strides),
+            crc32,
+        })
+    }
+}
+
+/// Decodes a value of a plain type; any other is opaque.
+fn plain_value(archive: &[u8], object: &str) -> Result<Value> {
+    let source = MemoryObject::new(object, archive);
+    let mut item = Item::whole(&source, object);
+    let bytes = ZipIndex::read(&mut item)?.read_record(&mut item, PICKLE_RECORD, VALUE_BYTES_MAX)?;
+    let pickle = pickle_read::parse(&bytes).map_err(|error| error.of(object))?;
+    Ok(match pickle.view(pickle.root()) {
+        View::None => Value::None,
+        View::Bool(flag) => Value::Bool(flag),
+        View::Int(int) => Value::Int(int),
+        View::BigInt(bytes) => Value::BigInt(bytes.to_vec()),
+        View::Float(float) => Value::Float(float),
+        View::Str(text) => Value::Str(text.to_owned()),
+        View::Bytes(bytes) => Value::Bytes(bytes.to_vec()),
+        View::Object(made) => {
+            let callee = pickle.global(made.callee);
+            Value::Opaque {
+                global: callee.map_or("?".to_owned(), |(module, name)| format!("{module}.{name}")),
+            }
+        }
+        _ => Value::Opaque { global: "a container".to_owned() },
+    })
+}
+
+fn bad(fqn: &Fqn, message: String) -> Error {
+    Error::BadTensor { fqn: fqn.to_string(), message }
+}
+
+/// Compares what an item holds with what the metadata says of it.
+fn check_shape(fqn: &Fqn, tensor: &Tensor, chunk: &Chunk, rebuilt: &Rebuilt, object: &str) -> Result<()> {
+    if rebuilt.dtype != tensor.spec.dtype {
+        return Err(bad(
+            fqn,
+            format!(
+                "the metadata says {}, but its item at byte {} of {object} holds {}",
+                tensor.spec.dtype, chunk.byte_offset, rebuilt.dtype
+            ),
+        ));
+    }
+    if rebuilt.strides.len() != rebuilt.shape.len() {
+        return Err(bad(fqn, format!("{} strides for {} dims", rebuilt.strides.len(), rebuilt.shape.len())));
+    }
+    if rebuilt.shape != chunk.region.extent {
+        return Err(bad(
+            fqn,
+            format!(
+                "the metadata says that the chunk at {:?} has size {:?}, but its item at byte {} of {object} holds \
+                 a tensor of size {:?}. PyTorch writes such metadata when FSDP and tensor parallelism split one dim \
+                 unevenly (_StridedShard); the elements are there, but not where the metadata says",
+                chunk.region.start, chunk.region.extent, chunk.byte_offset, rebuilt.shape
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the elements are dense and in row-major order. The stride of a dim of size 1 does not matter.
+fn is_row_major(rebuilt: &Rebuilt) -> bool {
+    let dense = row_major(&rebuilt.shape);
+    let dims = rebuilt.shape.iter().zip(&rebuilt.strides).zip(&dense);
+    rebuilt.shape.contains(&0) || dims.clone().all(|((&size, stride), dense)| size == 1 || stride == dense)
+}
+
+/// One past the last byte of the storage that the tensor uses; `None` on overflow.
+fn extent_bytes(rebuilt: &Rebuilt) -> Option<u64> {
+    let mut last = rebuilt.offset;
+    if rebuilt.shape.contains(&0) {
+        return rebuilt.offset.checked_mul(rebuilt.dtype.block_bytes());
+    }
+    for (&size, &stride) in rebuilt.shape.iter().zip(&rebuilt.strides) {
+        last = last.checked_add((size - 1).checked_mul(stride)?)?;
+    }
+    last.checked_add(1)?.checked_mul(rebuilt.dtype.block_bytes())
+}
+
+impl Reader for DcpReader {
+    fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    fn place(&self) -> &Place {
+        &self.place
+    }
+
+    fn resolve(&self, fqn: &Fqn, tensor: &Tensor, chunk: &Chunk) -> Result<Elements> {
+        if self.plain.contains(&chunk.object) {
+            let source = self.open.get(&self.place, &self.catalog, chunk.object)?;
+            return Ok(Elements { source, byte_offset: chunk.byte_offset, strides: None, crc32: None });
+        }
+        self.resolve_archive(fqn, tensor, chunk)
+    }
+
+    fn value(&self, fqn: &Fqn) -> Result<Value> {
+        let (bytes, object) = self.archive(fqn)?;
+        plain_value(&bytes, &object)
+    }
+
+    fn value_archive(&self, fqn: &Fqn) -> Result<Option<Vec<u8>>> {
+        Ok(Some(self.archive(fqn)?.0))
+    }
+
+    fn verify_framing(&self, report: &mut dyn FnMut(Finding)) -> Result<()> {
+        for fqn in self.catalog.values.keys() {
+            if self.catalog.values[fqn].stored.is_none() {
+                continue;
+            }
+            if let Err(error) = self.check_value(fqn) {
+                let (object, _, _) = self.stored(fqn)?;
+                report(Finding {
+                    severity: Severity::Damage,
+                    fqn: Some(fqn.clone()),
+                    object: self.catalog.objects.get(object as usize).map(|info| info.key.clone()),
+                    message: error.to_string(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
