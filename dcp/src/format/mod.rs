@@ -6,6 +6,7 @@
 mod open_objects;
 mod safetensors;
 mod torch_dcp;
+mod torch_save;
 #[doc(hidden)]
 pub mod wire;
 
@@ -17,7 +18,8 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 /// Every format, most specific probe first. To add one: a file here, a line here.
-pub static FORMATS: &[&dyn Format] = &[&torch_dcp::TorchDcp, &safetensors::Safetensors];
+pub static FORMATS: &[&dyn Format] =
+    &[&torch_dcp::TorchDcp, &safetensors::Safetensors, &torch_save::TorchSave];
 
 /// Finds a format by the name typed after `--to`.
 pub fn by_name(name: &str) -> Result<&'static dyn Format> {

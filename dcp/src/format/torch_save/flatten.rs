@@ -1,0 +1,182 @@
+//! Flattens the nested object of a pickle to named tensors and values, and builds it up again from paths.
+
+use crate::error::{Error, Result};
+use crate::format::wire::pickle_nodes::{NodeId, Pickle, View};
+use crate::format::wire::tensor::{StoredTensor, tensor_of};
+use crate::model::{Path, PathPart};
+use indexmap::IndexMap;
+use std::collections::BTreeMap;
+
+/// Deepest nesting that is flattened; Python's own recursion limit is near it.
+const DEPTH_MAX: usize = 500;
+/// Most names of one file.
+const LEAVES_MAX: usize = 10_000_000;
+
+/// A leaf of the nested object.
+#[derive(Debug)]
+pub(super) enum Leaf {
+    /// A tensor of the file.
+    Tensor(StoredTensor),
+    /// Anything else: its node.
+    Value(NodeId),
+}
+
+/// The leaves by FQN, with their paths, in stored order.
+pub(super) type Leaves = IndexMap<String, (Path, Leaf)>;
+
+/// Flattens the pickle's object.
+///
+/// Errors: [`Error::Malformed`] for two leaves of one name, too deep nesting, impossible tensors.
+pub(super) fn flatten(pickle: &Pickle, object: &str) -> Result<Leaves> {
+    let mut walk = Walk { pickle, object, leaves: IndexMap::new() };
+    walk.node(pickle.root(), &mut Vec::new())?;
+    Ok(walk.leaves)
+}
+
+struct Walk<'a> {
+    pickle: &'a Pickle<'a>,
+    object: &'a str,
+    leaves: Leaves,
+}
+
+impl Walk<'_> {
+    fn node(&mut self, id: NodeId, path: &mut Path) -> Result<()> {
+        if path.len() > DEPTH_MAX || self.leaves.len() > LEAVES_MAX {
+            return Err(
+                self.malformed(format!("it nests over {DEPTH_MAX} deep or has over {LEAVES_MAX} names"))
+            );
+        }
+        if let Some(tensor) = tensor_of(self.pickle, id) {
+            let tensor =
+                tensor.map_err(|why| self.malformed(format!("tensor `{}`: {why}", name_of(path))))?;
+            return self.leaf(path, Leaf::Tensor(tensor));
+        }
+        if let Some(pairs) = mapping(self.pickle, id) {
+            for &[key, value] in pairs {
+                path.push(PathPart::Key(self.key(key)?));
+                self.node(value, path)?;
+                path.pop();
+            }
+            return Ok(());
+        }
+        match self.pickle.view(id) {
+            View::List(items) if !is_leaf_list(self.pickle, id, 0) => {
+                for (index, &item) in items.iter().enumerate() {
+                    path.push(PathPart::Index(index as u64));
+                    self.node(item, path)?;
+                    path.pop();
+                }
+                Ok(())
+            }
+            _ => self.leaf(path, Leaf::Value(id)),
+        }
+    }
+
+    /// A dict's key as Python's `str` gives it.
+    fn key(&self, id: NodeId) -> Result<String> {
+        match self.pickle.view(id) {
+            View::Str(text) => Ok(text.to_owned()),
+            View::Int(int) => Ok(int.to_string()),
+            View::Bool(flag) => Ok(if flag { "True" } else { "False" }.to_owned()),
+            View::None => Ok("None".to_owned()),
+            other => Err(self.malformed(format!("a dict key that is neither text nor a number: {other:?}"))),
+        }
+    }
+
+    fn leaf(&mut self, path: &Path, leaf: Leaf) -> Result<()> {
+        let name = name_of(path);
+        match self.leaves.insert(name.clone(), (path.clone(), leaf)) {
+            None => Ok(()),
+            Some(_) => {
+                Err(self.malformed(format!("two entries are named `{name}` once nesting is flattened")))
+            }
+        }
+    }
+
+    fn malformed(&self, why: String) -> Error {
+        Error::malformed(self.object, "torch.save file", why)
+    }
+}
+
+/// The pairs of a `dict` or `OrderedDict`.
+fn mapping<'p>(pickle: &'p Pickle, id: NodeId) -> Option<&'p [[NodeId; 2]]> {
+    match pickle.view(id) {
+        View::Dict(pairs) => Some(pairs),
+        View::Object(object) => {
+            let ordered = pickle.global(object.callee) == Some(("collections", "OrderedDict"));
+            let plain = ordered && pickle.tuple(object.args) == Some(&[]) && object.items.is_empty();
+            plain.then_some(object.pairs)
+        }
+        _ => None,
+    }
+}
+
+/// Whether a list holds no tensor, no dict, and no list that does.
+fn is_leaf_list(pickle: &Pickle, id: NodeId, depth: usize) -> bool {
+    let View::List(items) = pickle.view(id) else { return true };
+    depth > DEPTH_MAX
+        || items.iter().all(|&item| {
+            tensor_of(pickle, item).is_none()
+                && mapping(pickle, item).is_none()
+                && is_leaf_list(pickle, item, depth + 1)
+        })
+}
+
+/// The FQN of a path. A file that holds one bare tensor or value gives it the name `value`.
+pub(super) fn name_of(path: &Path) -> String {
+    if path.is_empty() {
+        return "value".to_owned();
+    }
+    let part = |part: &PathPart| match part {
+        PathPart::Key(key) => key.clone(),
+        PathPart::Index(index) => index.to_string(),
+    };
+    path.iter().map(part).collect::<Vec<_>>().join(".")
+}
+
+/// A nested object to be pickled; leaves are numbered by the caller.
+#[derive(Debug)]
+pub(super) enum Tree {
+    /// A dict.
+    Dict(IndexMap<String, Tree>),
+    /// A list; missing indexes become `None`.
+    List(BTreeMap<u64, Tree>),
+    /// A leaf.
+    Leaf(usize),
+}
+
+/// Builds the nested object of leaves at these paths; an empty path is one key, the FQN.
+///
+/// Errors: the FQN whose path runs through another leaf, or through a list where another has a dict.
+pub(super) fn build<'a>(leaves: impl Iterator<Item = (&'a str, &'a Path)>) -> Result<Tree, String> {
+    let mut root = Tree::Dict(IndexMap::new());
+    for (number, (fqn, path)) in leaves.enumerate() {
+        let flat = [PathPart::Key(fqn.to_owned())];
+        let parts = if path.is_empty() { &flat[..] } else { path };
+        insert(&mut root, parts, number).ok_or_else(|| fqn.to_owned())?;
+    }
+    Ok(root)
+}
+
+fn insert(tree: &mut Tree, path: &[PathPart], number: usize) -> Option<()> {
+    let (first, rest) = path.split_first()?;
+    let empty = match rest.first() {
+        None => Tree::Leaf(number),
+        Some(PathPart::Key(_)) => Tree::Dict(IndexMap::new()),
+        Some(PathPart::Index(_)) => Tree::List(BTreeMap::new()),
+    };
+    let mut fresh = false;
+    let make = || {
+        fresh = true;
+        empty
+    };
+    let child = match (tree, first) {
+        (Tree::Dict(entries), PathPart::Key(key)) => entries.entry(key.clone()).or_insert_with(make),
+        (Tree::List(items), PathPart::Index(index)) => items.entry(*index).or_insert_with(make),
+        _ => return None,
+    };
+    match rest {
+        [] => fresh.then_some(()),
+        rest => insert(child, rest, number),
+    }
+}
