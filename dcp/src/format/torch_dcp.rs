@@ -14,14 +14,18 @@
 //! (fixtures of 2.4.1, 2.11.0 and 2.15.0).
 
 mod catalog;
+mod draft;
+mod encode;
 mod metadata;
 mod names;
 mod open;
 mod reader;
 mod rebuild;
+mod tensor_item;
 #[cfg(test)]
 mod tests;
 mod transforms;
+mod value_item;
 
 use super::{Candidate, Draft, Format, Reader, Target, WriteOptions};
 use crate::error::Result;
@@ -48,7 +52,6 @@ impl Format for TorchDcp {
     }
 
     fn draft(&self, target: &Target, options: &WriteOptions) -> Result<Box<dyn Draft>> {
-        let _ = (target, options);
-        Err(crate::Error::Usage("checkpoints of format dcp can be read only".to_owned()))
+        Ok(Box::new(draft::draft(target, options)?))
     }
 }

@@ -12,6 +12,11 @@ pub(super) const SUFFIX: &str = ".distcp";
 /// The largest rank that a name is taken to speak of, so that a name alone cannot make a target of 2^32 writers.
 const RANK_MAX: u32 = 1 << 24;
 
+/// The data file of a rank.
+pub(super) fn data_file(rank: u32) -> String {
+    format!("__{rank}_0{SUFFIX}")
+}
+
 /// The rank in the name of a data file, `__RANK_NUMBER.distcp`.
 pub(super) fn writer(name: &str) -> Option<u32> {
     let (rank, number) = name.strip_prefix("__")?.strip_suffix(SUFFIX)?.split_once('_')?;
@@ -41,7 +46,7 @@ mod tests {
 
     #[test]
     fn names_tell_ranks() {
-        assert_eq!(writer("__12_0.distcp"), Some(12));
+        assert_eq!(writer(&data_file(12)), Some(12));
         assert_eq!(writer("__3_17.distcp"), Some(3));
         for other in ["__3.distcp", "__a_0.distcp", "__+1_0.distcp", "__1_.distcp", "__4294967295_0.distcp"] {
             assert_eq!(writer(other), None, "{other}");

@@ -1,0 +1,167 @@
+//! Lays a checkpoint of this format out in files: one per writer, values first.
+
+use super::encode::{Entry, PlacedItem, Stored, encode};
+use super::names::{METADATA, data_file};
+use super::tensor_item::TensorItem;
+use super::value_item;
+use crate::error::{Error, Result};
+use crate::format::{
+    ChecksumKind, Draft, ObjectDraft, ObjectSums, Patch, PlacedRegion, Target, TargetTensor, WriteOptions,
+};
+use crate::layout::Region;
+use crate::model::TensorSpec;
+use crate::storage::{Key, Storage};
+use std::collections::HashSet;
+
+/// A laid-out checkpoint.
+#[derive(Debug)]
+pub(super) struct DcpDraft {
+    objects: Vec<ObjectDraft>,
+    /// For each object, the items of its placed regions, in their order.
+    items: Vec<Vec<TensorItem>>,
+    metadata: Vec<u8>,
+}
+
+impl Draft for DcpDraft {
+    fn objects(&self) -> &[ObjectDraft] {
+        &self.objects
+    }
+
+    fn checksums(&self) -> ChecksumKind {
+        ChecksumKind::Crc32
+    }
+
+    fn late(&self, index: usize, sums: &ObjectSums) -> Vec<Patch> {
+        let items = self.items[index].iter().zip(&sums.crc32);
+        items.flat_map(|(item, &crc32)| item.layout.late(item.base, &[crc32])).collect()
+    }
+
+    /// Puts the metadata, without which the files are no checkpoint.
+    fn commit(&self, store: &dyn Storage, root: &Key, _sums: &[ObjectSums]) -> Result<()> {
+        store.put(&root.join(METADATA)?, &self.metadata)
+    }
+}
+
+/// Lays the target out; see [`Format::draft`](crate::format::Format::draft).
+pub(super) fn draft(target: &Target, options: &WriteOptions) -> Result<DcpDraft> {
+    check(target, options)?;
+    let mut files = Vec::new();
+    for writer in 0..target.writers.max(1) {
+        files.push(File::new(writer)?);
+    }
+    let mut entries = Vec::with_capacity(target.values.len() + target.tensors.len());
+    for value in &target.values {
+        let file = file_of(&mut files, value.writer)?;
+        let item = file.add_value(value_item::archive(value)?);
+        entries.push(Entry { fqn: value.fqn.as_str(), path: &value.path, stored: Stored::Value(item) });
+    }
+    for (number, tensor) in (0u32..).zip(&target.tensors) {
+        let TargetTensor { fqn, spec, path, .. } = tensor;
+        let mut chunks = Vec::new();
+        for (writer, region) in distinct(target.pieces(tensor)?) {
+            let file = file_of(&mut files, writer)?;
+            let item = file.add_chunk(number, spec, &region).ok_or_else(|| Error::BadTensor {
+                fqn: fqn.to_string(),
+                message: format!("{} elements of shape {:?} do not fit a file", spec.dtype, region.extent),
+            })?;
+            chunks.push((region, item));
+        }
+        let stored = Stored::Tensor { dtype: spec.dtype, shape: &spec.shape, chunks };
+        entries.push(Entry { fqn: fqn.as_str(), path, stored });
+    }
+    let metadata = encode(&entries);
+    let (objects, items) = files.into_iter().map(|file| (file.object, file.items)).unzip();
+    Ok(DcpDraft { objects, items, metadata })
+}
+
+/// Refuses what the format cannot hold.
+fn check(target: &Target, options: &WriteOptions) -> Result<()> {
+    if options.compress {
+        let message = "checkpoints of format dcp are not compressed; choose another format";
+        return Err(Error::Usage(message.to_owned()));
+    }
+    if let Some(name) = &options.file_name {
+        return Err(Error::Usage(format!(
+            "`{name}` is one file, but a checkpoint of format dcp is a folder"
+        )));
+    }
+    let untyped = target.tensors.iter().filter(|tensor| tensor.spec.dtype.torch_name().is_none());
+    let untyped = untyped.map(|tensor| format!("`{}` ({})", tensor.fqn, tensor.spec.dtype));
+    let hint = "leave them out with --exclude, convert them with --dtype or choose another format";
+    refuse("tensors of these element types", untyped.collect(), hint)?;
+    let opaque =
+        target.values.iter().filter(|value| value.archive.is_none() && !value_item::can_hold(&value.value));
+    let opaque = opaque.map(|value| format!("`{}`", value.fqn)).collect();
+    refuse("values that are known by their type's name only", opaque, "leave them out with --exclude")?;
+    let mut seen = HashSet::new();
+    let names = target.tensors.iter().map(|tensor| &tensor.fqn).chain(target.values.iter().map(|v| &v.fqn));
+    let repeated = names.filter(|&fqn| !seen.insert(fqn)).map(|fqn| format!("`{fqn}`")).collect();
+    refuse("two entries of one name", repeated, "rename them")
+}
+
+fn refuse(what: &'static str, names: Vec<String>, hint: &'static str) -> Result<()> {
+    match names.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Inexpressible { format: super::NAME, what, names: names.join(", "), hint }),
+    }
+}
+
+/// The pieces without empty ones whose corner another piece has: items are found by name and corner.
+fn distinct(pieces: Vec<(u32, Region)>) -> Vec<(u32, Region)> {
+    if !pieces.iter().any(|(_, region)| region.is_empty()) {
+        return pieces;
+    }
+    let full = pieces.iter().filter(|(_, region)| !region.is_empty());
+    let mut corners: HashSet<Vec<u64>> = full.map(|(_, region)| region.start.clone()).collect();
+    let kept = |region: &Region, corners: &mut HashSet<Vec<u64>>| {
+        !region.is_empty() || corners.insert(region.start.clone())
+    };
+    pieces.into_iter().filter(|(_, region)| kept(region, &mut corners)).collect()
+}
+
+fn file_of(files: &mut [File], writer: u32) -> Result<&mut File> {
+    let count = files.len();
+    files.get_mut(writer as usize).ok_or_else(|| {
+        Error::Usage(format!("a piece belongs to writer {writer}, but there are {count} writers"))
+    })
+}
+
+/// The file of one writer, as far as it is laid out.
+struct File {
+    object: ObjectDraft,
+    items: Vec<TensorItem>,
+}
+
+impl File {
+    fn new(writer: u32) -> Result<File> {
+        let key = Key::new(data_file(writer))?;
+        let object = ObjectDraft { key, byte_len: 0, fixed: Vec::new(), placed: Vec::new() };
+        Ok(File { object, items: Vec::new() })
+    }
+
+    fn placed(&self, byte_offset: u64) -> PlacedItem {
+        let file = self.object.key.as_str().to_owned();
+        PlacedItem { file, byte_offset, byte_len: self.object.byte_len - byte_offset }
+    }
+
+    fn add_value(&mut self, archive: Vec<u8>) -> PlacedItem {
+        let byte_offset = self.object.byte_len;
+        self.object.byte_len += archive.len() as u64;
+        self.object.fixed.push(Patch { byte_offset, bytes: archive });
+        self.placed(byte_offset)
+    }
+
+    /// Adds the item of a chunk; `None` where the file grows past 2^62 bytes.
+    fn add_chunk(&mut self, tensor: u32, spec: &TensorSpec, region: &Region) -> Option<PlacedItem> {
+        let item = TensorItem::place(spec.dtype, &region.extent, self.object.byte_len)?;
+        let base = item.base;
+        self.object.byte_len = item.end();
+        self.object.fixed.extend(item.layout.fixed(base));
+        if !region.is_empty() {
+            let (region, byte_offset) = (region.clone(), item.data_start());
+            self.object.placed.push(PlacedRegion { tensor, region, byte_offset });
+            self.items.push(item);
+        }
+        Some(self.placed(base))
+    }
+}
