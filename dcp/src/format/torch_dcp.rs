@@ -20,12 +20,10 @@ mod metadata;
 mod names;
 mod open;
 mod reader;
-mod rebuild;
 mod tensor_item;
 #[cfg(test)]
 mod tests;
 mod transforms;
-mod value_item;
 
 use super::{Candidate, Draft, Format, Reader, Target, WriteOptions};
 use crate::error::Result;

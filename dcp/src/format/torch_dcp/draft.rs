@@ -3,8 +3,8 @@
 use super::encode::{Entry, PlacedItem, Stored, encode};
 use super::names::{METADATA, data_file};
 use super::tensor_item::TensorItem;
-use super::value_item;
 use crate::error::{Error, Result};
+use crate::format::wire::archive;
 use crate::format::{
     ChecksumKind, Draft, ObjectDraft, ObjectSums, Patch, PlacedRegion, Target, TargetTensor, WriteOptions,
 };
@@ -50,9 +50,9 @@ pub(super) fn draft(target: &Target, options: &WriteOptions) -> Result<DcpDraft>
         files.push(File::new(writer)?);
     }
     let mut entries = Vec::with_capacity(target.values.len() + target.tensors.len());
-    for value in &target.values {
+    for (value, archive) in target.values.iter().zip(archives(target)?) {
         let file = file_of(&mut files, value.writer)?;
-        let item = file.add_value(value_item::archive(value)?);
+        let item = file.add_value(archive);
         entries.push(Entry { fqn: value.fqn.as_str(), path: &value.path, stored: Stored::Value(item) });
     }
     for (number, tensor) in (0u32..).zip(&target.tensors) {
@@ -89,14 +89,24 @@ fn check(target: &Target, options: &WriteOptions) -> Result<()> {
     let untyped = untyped.map(|tensor| format!("`{}` ({})", tensor.fqn, tensor.spec.dtype));
     let hint = "leave them out with --exclude, convert them with --dtype or choose another format";
     refuse("tensors of these element types", untyped.collect(), hint)?;
-    let opaque =
-        target.values.iter().filter(|value| value.archive.is_none() && !value_item::can_hold(&value.value));
-    let opaque = opaque.map(|value| format!("`{}`", value.fqn)).collect();
-    refuse("values that are known by their type's name only", opaque, "leave them out with --exclude")?;
     let mut seen = HashSet::new();
     let names = target.tensors.iter().map(|tensor| &tensor.fqn).chain(target.values.iter().map(|v| &v.fqn));
     let repeated = names.filter(|&fqn| !seen.insert(fqn)).map(|fqn| format!("`{fqn}`")).collect();
     refuse("two entries of one name", repeated, "rename them")
+}
+
+/// The archive of every value: as the source has it, else a new one.
+fn archives(target: &Target) -> Result<Vec<Vec<u8>>> {
+    let (mut archives, mut refused) = (Vec::with_capacity(target.values.len()), Vec::new());
+    for value in &target.values {
+        let archive = value.archive.clone().map_or_else(|| archive::encode(&value.value), Ok);
+        match archive {
+            Ok(archive) => archives.push(archive),
+            Err(why) => refused.push(format!("`{}` ({why})", value.fqn)),
+        }
+    }
+    refuse("these values", refused, "leave them out with --exclude")?;
+    Ok(archives)
 }
 
 fn refuse(what: &'static str, names: Vec<String>, hint: &'static str) -> Result<()> {
@@ -153,7 +163,8 @@ impl File {
 
     /// Adds the item of a chunk; `None` where the file grows past 2^62 bytes.
     fn add_chunk(&mut self, tensor: u32, spec: &TensorSpec, region: &Region) -> Option<PlacedItem> {
-        let item = TensorItem::place(spec.dtype, &region.extent, self.object.byte_len)?;
+        let item =
+            TensorItem::place(&TensorSpec::new(spec.dtype, region.extent.as_slice()), self.object.byte_len)?;
         let base = item.base;
         self.object.byte_len = item.end();
         self.object.fixed.extend(item.layout.fixed(base));

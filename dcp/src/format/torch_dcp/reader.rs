@@ -1,16 +1,15 @@
 //! An open checkpoint of this format.
 
 use super::catalog::{PlainObjects, Transforms};
-use super::rebuild::{self, Rebuilt};
 use super::transforms::{self, DecodedItems, TransformedItem};
 use crate::error::{Error, Result};
 use crate::format::open_objects::OpenObjects;
+use crate::format::wire::archive;
 use crate::format::wire::item::Item;
-use crate::format::wire::pickle_nodes::View;
 use crate::format::wire::pickle_read;
+use crate::format::wire::tensor::{StoredTensor, tensor_of};
 use crate::format::wire::zip_read::ZipIndex;
 use crate::format::{Elements, Reader};
-use crate::layout::row_major;
 use crate::model::{Catalog, Chunk, Finding, Fqn, Severity, Tensor, Value};
 use crate::storage::memory::MemoryObject;
 use crate::storage::{Place, ReadAt};
@@ -129,112 +128,57 @@ impl DcpReader {
         let zip = ZipIndex::read(&mut item)?;
         let pickle = zip.read_record(&mut item, PICKLE_RECORD, TENSOR_PICKLE_BYTES_MAX)?;
         let pickle = pickle_read::parse(&pickle).map_err(|error| error.of(&object))?;
-        let rebuilt = rebuild::read(&pickle)
-            .map_err(|why| bad(fqn, format!("its item at byte {} of {object}: {why}", chunk.byte_offset)))?;
-        check_shape(fqn, tensor, chunk, &rebuilt, &object)?;
-        let record_name = format!("data/{}", rebuilt.storage_key);
+        let stored = tensor_of(&pickle, pickle.root()).unwrap_or_else(|| Err("it is no tensor".to_owned()));
+        let stored = stored.map_err(|why| in_item(fqn, chunk, &object, why))?;
+        check_spec(fqn, tensor, chunk, &stored, &object)?;
+        let record_name = format!("data/{}", stored.storage_key);
         let record = zip.find(&item, &record_name)?;
         let (record_bytes, crc32) = (record.byte_len, record.crc32);
-        let data_offset = zip.data_offset(&mut item, &record_name)?;
-        let plain = is_row_major(&rebuilt);
-        let needed = extent_bytes(&rebuilt);
-        if needed.is_none_or(|needed| needed > record_bytes) {
-            return Err(bad(
-                fqn,
-                format!(
-                    "its item at byte {} of {object}: shape {:?} with strides {:?} from element {} on leaves \
-                     its storage of {record_bytes} bytes",
-                    chunk.byte_offset, rebuilt.shape, rebuilt.strides, rebuilt.offset
-                ),
-            ));
+        if record_bytes != stored.storage_bytes {
+            let why = format!("its storage has {record_bytes} bytes; {} are expected", stored.storage_bytes);
+            return Err(in_item(fqn, chunk, &object, why));
         }
+        let data_offset = zip.data_offset(&mut item, &record_name)?;
         // The checksum is of the whole storage. Torch can be told to leave it out (`set_crc32_options`), and then
         // writes 0; 0 is also the right one of some data, which then goes unchecked.
-        let whole = rebuilt.offset == 0 && record_bytes == chunk_bytes;
+        let whole = record_bytes == chunk_bytes && (chunk_bytes == 0 || stored.covers_storage());
         let crc32 = (whole && (crc32 != 0 || record_bytes == 0)).then_some(crc32);
         Ok(Elements {
             source,
-            // `extent_bytes` has the offset in bytes inside the record, and the record inside the item.
-            byte_offset: base + data_offset + rebuilt.offset * dtype.block_bytes(),
-            strides: (!plain).then_some(rebuilt.strides),
+            // An offset may be anything where there is no element to be found at it.
+            byte_offset: base + data_offset + if chunk_bytes == 0 { 0 } else { stored.byte_offset() },
+            strides: stored.unusual_strides(),
             crc32,
         })
     }
-}
-
-/// Decodes a value of a plain type; any other is opaque.
-fn plain_value(archive: &[u8], object: &str) -> Result<Value> {
-    let source = MemoryObject::new(object, archive);
-    let mut item = Item::whole(&source, object);
-    let bytes = ZipIndex::read(&mut item)?.read_record(&mut item, PICKLE_RECORD, VALUE_BYTES_MAX)?;
-    let pickle = pickle_read::parse(&bytes).map_err(|error| error.of(object))?;
-    Ok(match pickle.view(pickle.root()) {
-        View::None => Value::None,
-        View::Bool(flag) => Value::Bool(flag),
-        View::Int(int) => Value::Int(int),
-        View::BigInt(bytes) => Value::BigInt(bytes.to_vec()),
-        View::Float(float) => Value::Float(float),
-        View::Str(text) => Value::Str(text.to_owned()),
-        View::Bytes(bytes) => Value::Bytes(bytes.to_vec()),
-        View::Object(made) => {
-            let callee = pickle.global(made.callee);
-            Value::Opaque {
-                global: callee.map_or("?".to_owned(), |(module, name)| format!("{module}.{name}")),
-            }
-        }
-        _ => Value::Opaque { global: "a container".to_owned() },
-    })
 }
 
 fn bad(fqn: &Fqn, message: String) -> Error {
     Error::BadTensor { fqn: fqn.to_string(), message }
 }
 
+/// Trouble inside the item of a chunk.
+fn in_item(fqn: &Fqn, chunk: &Chunk, object: &str, why: String) -> Error {
+    bad(fqn, format!("its item at byte {} of {object}: {why}", chunk.byte_offset))
+}
+
 /// Compares what an item holds with what the metadata says of it.
-fn check_shape(fqn: &Fqn, tensor: &Tensor, chunk: &Chunk, rebuilt: &Rebuilt, object: &str) -> Result<()> {
-    if rebuilt.dtype != tensor.spec.dtype {
-        return Err(bad(
-            fqn,
-            format!(
-                "the metadata says {}, but its item at byte {} of {object} holds {}",
-                tensor.spec.dtype, chunk.byte_offset, rebuilt.dtype
-            ),
-        ));
+fn check_spec(fqn: &Fqn, tensor: &Tensor, chunk: &Chunk, stored: &StoredTensor, object: &str) -> Result<()> {
+    let (found, region) = (&stored.spec, &chunk.region);
+    if found.dtype != tensor.spec.dtype {
+        let why = format!("it holds {}, but the metadata says {}", found.dtype, tensor.spec.dtype);
+        return Err(in_item(fqn, chunk, object, why));
     }
-    if rebuilt.strides.len() != rebuilt.shape.len() {
-        return Err(bad(fqn, format!("{} strides for {} dims", rebuilt.strides.len(), rebuilt.shape.len())));
-    }
-    if rebuilt.shape != chunk.region.extent {
-        return Err(bad(
-            fqn,
-            format!(
-                "the metadata says that the chunk at {:?} has size {:?}, but its item at byte {} of {object} holds \
-                 a tensor of size {:?}. PyTorch writes such metadata when FSDP and tensor parallelism split one dim \
-                 unevenly (_StridedShard); the elements are there, but not where the metadata says",
-                chunk.region.start, chunk.region.extent, chunk.byte_offset, rebuilt.shape
-            ),
-        ));
+    if found.shape != region.extent {
+        let why = format!(
+            "it holds a tensor of size {:?}, but the metadata says that the chunk at {:?} has size {:?}. PyTorch \
+             writes such metadata when FSDP and tensor parallelism split one dim unevenly (_StridedShard); the \
+             elements are there, but not where the metadata says",
+            found.shape, region.start, region.extent
+        );
+        return Err(in_item(fqn, chunk, object, why));
     }
     Ok(())
-}
-
-/// Whether the elements are dense and in row-major order. The stride of a dim of size 1 does not matter.
-fn is_row_major(rebuilt: &Rebuilt) -> bool {
-    let dense = row_major(&rebuilt.shape);
-    let dims = rebuilt.shape.iter().zip(&rebuilt.strides).zip(&dense);
-    rebuilt.shape.contains(&0) || dims.clone().all(|((&size, stride), dense)| size == 1 || stride == dense)
-}
-
-/// One past the last byte of the storage that the tensor uses; `None` on overflow.
-fn extent_bytes(rebuilt: &Rebuilt) -> Option<u64> {
-    let mut last = rebuilt.offset;
-    if rebuilt.shape.contains(&0) {
-        return rebuilt.offset.checked_mul(rebuilt.dtype.block_bytes());
-    }
-    for (&size, &stride) in rebuilt.shape.iter().zip(&rebuilt.strides) {
-        last = last.checked_add((size - 1).checked_mul(stride)?)?;
-    }
-    last.checked_add(1)?.checked_mul(rebuilt.dtype.block_bytes())
 }
 
 impl Reader for DcpReader {
@@ -256,7 +200,7 @@ impl Reader for DcpReader {
 
     fn value(&self, fqn: &Fqn) -> Result<Value> {
         let (bytes, object) = self.archive(fqn)?;
-        plain_value(&bytes, &object)
+        archive::decode(&bytes, &object)
     }
 
     fn value_archive(&self, fqn: &Fqn) -> Result<Option<Vec<u8>>> {

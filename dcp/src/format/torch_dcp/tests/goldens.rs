@@ -59,8 +59,19 @@ pub(super) fn check_tensors(name: &str, reader: &dyn Reader, expected: &Json) {
     }
 }
 
+/// Compares every value as Python prints it.
+pub(super) fn check_values(name: &str, reader: &dyn Reader, expected: &Json) {
+    let expected = expected["objects"].as_object().unwrap();
+    assert_eq!(reader.catalog().values.len(), expected.len(), "{name}");
+    for (fqn, expected) in expected {
+        let fqn = reader.catalog().values.get_key_value(fqn.as_str()).unwrap().0;
+        let value = reader.value(fqn).unwrap_or_else(|error| panic!("{name}: {fqn}: {error}"));
+        assert_eq!(Some(value.py_repr().as_str()), expected.as_str(), "{name}: {fqn}");
+    }
+}
+
 #[test]
-fn every_tensor_that_pytorch_saved() {
+fn every_tensor_and_value_that_pytorch_saved() {
     let fixtures = fixtures();
     assert!(fixtures.len() >= 30, "{} fixtures", fixtures.len());
     for (name, expected) in fixtures {
@@ -69,5 +80,6 @@ fn every_tensor_that_pytorch_saved() {
             reader.catalog().findings.iter().filter(|found| found.severity == Severity::Damage).collect();
         assert!(damage.is_empty(), "{name}: {damage:?}");
         check_tensors(&name, &*reader, &expected);
+        check_values(&name, &*reader, &expected);
     }
 }

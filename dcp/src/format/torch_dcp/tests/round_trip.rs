@@ -1,6 +1,6 @@
 //! What PyTorch wrote, through the engine, and read again.
 
-use super::goldens::{check_tensors, fixtures, open};
+use super::goldens::{check_tensors, check_values, fixtures, open};
 use crate::convert::{self, ConvertOptions};
 use crate::format::torch_dcp::TorchDcp;
 use crate::format::{self, Reader};
@@ -24,6 +24,7 @@ fn every_fixture_comes_back() {
         assert!(copy.catalog().findings.is_empty(), "{name}: {:?}", copy.catalog().findings);
         assert_eq!(copy.catalog().step, Some(12));
         check_tensors(&name, &*copy, &expected);
+        check_values(&name, &*copy, &expected);
         for (fqn, value) in &source.catalog().values {
             assert_eq!(copy.catalog().values[fqn].path, value.path, "{name}: {fqn}");
             assert_eq!(copy.value_archive(fqn).unwrap(), source.value_archive(fqn).unwrap(), "{name}: {fqn}");
