@@ -1,4 +1,5 @@
 //! Tests of the format as a whole.
 
+mod attacks;
 mod goldens;
 mod round_trip;

@@ -9,7 +9,7 @@ use crate::storage::{Key, Place};
 use std::sync::Arc;
 
 /// Converts an open checkpoint to this format in memory.
-fn convert(reader: &dyn Reader) -> Place {
+pub(super) fn convert(reader: &dyn Reader) -> Place {
     let place = Place { store: Arc::new(MemoryStore::new()), key: Key::new("run/step-12").unwrap() };
     convert::plan(reader, &place, &TorchDcp, &ConvertOptions::default()).unwrap().run(&()).unwrap();
     place
