@@ -93,7 +93,7 @@ pub fn plan<'a>(
     format: &dyn Format,
     options: &ConvertOptions,
 ) -> Result<Conversion<'a>> {
-    check_free(place)?;
+    check_free(place, options.write.file_name.as_deref())?;
     let catalog = reader.catalog();
     check_sound(reader)?;
     let mut left_out = Vec::new();
@@ -187,9 +187,14 @@ impl Conversion<'_> {
     }
 }
 
-/// A destination must not exist, or be an empty folder.
-fn check_free(place: &Place) -> Result<()> {
-    match Candidate::new(place) {
+/// A destination must not exist, or be an empty folder. A single file may join others in its folder.
+fn check_free(place: &Place, file_name: Option<&str>) -> Result<()> {
+    let key = match file_name {
+        Some(name) => place.key.join(name)?,
+        None => place.key.clone(),
+    };
+    let place = Place { store: place.store.clone(), key };
+    match Candidate::new(&place) {
         Err(Error::NothingThere { .. }) => Ok(()),
         Err(error) => Err(error),
         Ok(_) => Err(Error::AlreadyExists { object: place.display() }),

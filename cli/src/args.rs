@@ -1,0 +1,202 @@
+//! Arguments that several commands share, and how sizes and types are typed.
+
+use crate::error::{CliError, Result};
+use dcp::convert::ConvertOptions;
+use dcp::copy::{CopyOptions, can_cast};
+use dcp::format::{FORMATS, Format, WriteOptions};
+use dcp::model::{DType, FqnFilter};
+use dcp::storage::{Place, open_url};
+
+/// Which tensors and values.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Filter {
+    /// Only names that match; `*` is any run of characters, `?` any one. May be repeated
+    #[arg(long, value_name = "GLOB")]
+    include: Vec<String>,
+    /// No names that match; wins over --include. May be repeated
+    #[arg(long, value_name = "GLOB")]
+    exclude: Vec<String>,
+}
+
+impl Filter {
+    pub(crate) fn compile(&self) -> Result<FqnFilter> {
+        Ok(FqnFilter::new(&self.include, &self.exclude)?)
+    }
+}
+
+/// How to copy.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Copying {
+    /// Convert floating-point tensors to this type: float32 (f32), bfloat16 (bf16), float16 (f16), float64 (f64)
+    #[arg(long, value_name = "DTYPE", value_parser = float_type)]
+    dtype: Option<DType>,
+    #[command(flatten)]
+    filter: Filter,
+    /// Compress, in formats that can
+    #[arg(long)]
+    compress: bool,
+    /// Largest file of a format that splits by size
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = byte_size)]
+    shard_size: u64,
+    /// Leave out what is no tensor, where the format holds tensors only
+    #[arg(long)]
+    drop_values: bool,
+    /// Memory of all buffers together
+    #[arg(long, value_name = "SIZE", default_value = "256MB", value_parser = byte_size)]
+    memory: u64,
+    /// Threads that read and write; by default one per core, 16 at most
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Plan and check, and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl Copying {
+    /// The library's options; sharding is left to the command.
+    pub(crate) fn options(&self) -> Result<ConvertOptions> {
+        let write = WriteOptions {
+            shard_bytes_max: Some(self.shard_size),
+            compress: self.compress,
+            ..WriteOptions::default()
+        };
+        Ok(ConvertOptions {
+            filter: self.filter.compile()?,
+            dtype: self.dtype,
+            drop_values: self.drop_values,
+            write,
+            copy: CopyOptions { memory_bytes_max: self.memory, threads: threads(self.threads) },
+            ..ConvertOptions::default()
+        })
+    }
+}
+
+/// The number of threads asked for, or the library's choice.
+pub(crate) fn threads(asked: Option<u16>) -> usize {
+    asked.map_or_else(|| CopyOptions::default().threads, usize::from)
+}
+
+/// A destination: the place to write to, and the name of the file where it is a single one.
+#[derive(Debug)]
+pub(crate) struct Destination {
+    pub(crate) format: &'static dyn Format,
+    pub(crate) place: Place,
+    pub(crate) file_name: Option<String>,
+}
+
+impl Destination {
+    /// Reads a destination as typed. Its extension makes it a single file, and names the format where `format` does not.
+    pub(crate) fn new(url: &str, format: Option<&'static dyn Format>) -> Result<Self> {
+        let place = open_url(url)?;
+        let name = place.key.name().to_owned();
+        let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
+        let of_extension =
+            FORMATS.iter().copied().find(|known| !extension.is_empty() && known.single_file(extension));
+        let format = match (format, of_extension) {
+            (Some(format), Some(other)) if !format.single_file(extension) => {
+                return Err(CliError::usage(format!(
+                    "`{name}` is the name of a {} file, but the format is {}; give another name or another --to",
+                    other.name(),
+                    format.name()
+                )));
+            }
+            (Some(format), _) | (None, Some(format)) => format,
+            (None, None) => {
+                return Err(CliError::usage(format!(
+                    "the format is missing; name it with --to: {}",
+                    dcp::format::names()
+                )));
+            }
+        };
+        Ok(match of_extension {
+            Some(_) => {
+                let folder = Place { store: place.store, key: place.key.parent() };
+                Destination { format, place: folder, file_name: Some(name) }
+            }
+            None => Destination { format, place, file_name: None },
+        })
+    }
+
+    /// Whether the format holds whole tensors by default: all that can be a single file do.
+    pub(crate) fn holds_whole_tensors(&self) -> bool {
+        holds_whole_tensors(self.format)
+    }
+}
+
+/// Whether a format holds whole tensors by default: those do that can be a single file named after them.
+pub(crate) fn holds_whole_tensors(format: &dyn Format) -> bool {
+    format.single_file(format.name())
+}
+
+/// The format with this name.
+pub(crate) fn format_named(name: &str) -> Result<&'static dyn Format> {
+    Ok(dcp::format::by_name(name)?)
+}
+
+fn float_type(text: &str) -> Result<DType, String> {
+    let known = || DType::all().filter(|dtype| can_cast(DType::F32, *dtype));
+    DType::from_name(text)
+        .or_else(|| DType::from_safetensors_name(&text.to_ascii_uppercase()))
+        .filter(|dtype| known().any(|other| other == *dtype))
+        .ok_or_else(|| {
+            let known: Vec<_> = known().map(DType::name).collect();
+            format!("tensors can be converted to: {}", known.join(", "))
+        })
+}
+
+/// Reads `5GB`, `256 MiB`, `4096`: powers of 1000, or of 1024 with an `i`.
+fn byte_size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|char: char| !char.is_ascii_digit() && char != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = unit.trim().to_ascii_lowercase();
+    let factor: u64 = match unit.strip_suffix('b').unwrap_or(&unit) {
+        "" => 1,
+        "k" => 1000,
+        "m" => 1_000_000,
+        "g" => 1_000_000_000,
+        "t" => 1_000_000_000_000,
+        "ki" => 1 << 10,
+        "mi" => 1 << 20,
+        "gi" => 1 << 30,
+        "ti" => 1 << 40,
+        _ => return Err("a size is a number and a unit: 4096, 256MB, 1.5GiB".to_owned()),
+    };
+    let byte_len = match number.parse::<u64>() {
+        Ok(number) => number.checked_mul(factor),
+        Err(_) => number.parse::<f64>().ok().map(|number| (number * factor as f64) as u64),
+    };
+    byte_len.filter(|&byte_len| byte_len > 0).ok_or_else(|| {
+        "a size is a number above 0 and a unit: 4096, 256MB, 1.5GiB; at most 2^64 - 1 bytes".to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_with_both_kinds_of_units() {
+        for (text, byte_len) in [
+            ("4096", 4096),
+            ("5GB", 5_000_000_000),
+            ("5g", 5_000_000_000),
+            ("256 MiB", 256 << 20),
+            ("1.5KiB", 1536),
+        ] {
+            assert_eq!(byte_size(text), Ok(byte_len), "{text}");
+        }
+        for text in ["", "GB", "5XB", "0", "-1", "1.2.3GB", "99999999999TB"] {
+            assert!(byte_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn types_are_read_by_either_name() {
+        assert_eq!(float_type("bf16"), Ok(DType::BF16));
+        assert_eq!(float_type("float32"), Ok(DType::F32));
+        assert!(float_type("int8").is_err() && float_type("bf15").is_err());
+    }
+}
