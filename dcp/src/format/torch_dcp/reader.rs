@@ -208,12 +208,10 @@ impl Reader for DcpReader {
     }
 
     fn verify_framing(&self, report: &mut dyn FnMut(Finding)) -> Result<()> {
-        for fqn in self.catalog.values.keys() {
-            if self.catalog.values[fqn].stored.is_none() {
-                continue;
-            }
+        for (fqn, entry) in &self.catalog.values {
+            // A value without a place is among the findings of the catalog already.
+            let Some((object, _, _)) = entry.stored else { continue };
             if let Err(error) = self.check_value(fqn) {
-                let (object, _, _) = self.stored(fqn)?;
                 report(Finding {
                     severity: Severity::Damage,
                     fqn: Some(fqn.clone()),

@@ -3,7 +3,9 @@
 use super::goldens::{check_tensors, check_values, fixtures, open};
 use crate::convert::{self, ConvertOptions};
 use crate::format::torch_dcp::TorchDcp;
-use crate::format::{self, Reader};
+use crate::format::{self, Format, Pieces, Reader, Target, TargetTensor, WriteOptions};
+use crate::layout::Region;
+use crate::model::{DType, TensorSpec};
 use crate::storage::memory::MemoryStore;
 use crate::storage::{Key, Place};
 use std::sync::Arc;
@@ -39,3 +41,31 @@ fn every_fixture_comes_back() {
         assert!(report.findings.is_empty(), "{name}: {:?}", report.findings);
     }
 }
+
+#[test]
+fn large_chunks_start_at_pages_and_what_torch_lacks_is_refused() {
+    let spec = TensorSpec::new(DType::F32, [1 << 20]);
+    let tensor = |fqn: &str, spec: &TensorSpec| TargetTensor {
+        fqn: fqn.into(),
+        spec: spec.clone(),
+        path: Vec::new(),
+        pieces: Pieces::Listed(vec![(0, Region::whole(&spec.shape)), (2, Region::new([1 << 20], [0]))]),
+    };
+    let mut target =
+        Target { tensors: vec![tensor("a", &spec), tensor("b", &spec)], writers: 3, ..Target::default() };
+    let draft = TorchDcp.draft(&target, &WriteOptions::default()).unwrap();
+    let objects = draft.objects();
+    assert_eq!(objects.iter().map(|object| object.key.as_str()).collect::<Vec<_>>(), NAMES);
+    assert_eq!(objects[1].byte_len, 0, "a writer without anything leaves an empty file");
+    assert!(objects[2].placed.is_empty() && objects[2].byte_len > 0, "an empty chunk has an item");
+    assert!(objects[0].placed.iter().all(|placed| placed.byte_offset.is_multiple_of(4096)));
+    target.tensors.push(tensor("a", &spec));
+    target.tensors.push(tensor("packed", &TensorSpec::new(DType::F4, [1 << 20])));
+    let error = TorchDcp.draft(&target, &WriteOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("`packed` (float4_e2m1fn)"), "{error}");
+    target.tensors.pop();
+    let error = TorchDcp.draft(&target, &WriteOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("two entries of one name: `a`"), "{error}");
+}
+
+const NAMES: [&str; 3] = ["__0_0.distcp", "__1_0.distcp", "__2_0.distcp"];
