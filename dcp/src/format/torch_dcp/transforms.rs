@@ -7,12 +7,11 @@
 
 use crate::error::{Error, Result};
 use crate::storage::ReadAt;
-use crate::threads::lock;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The only transform there is.
 const ZSTD: &str = "stream.zstd/1";
@@ -37,11 +36,13 @@ impl DecodedItems {
         id: ItemId,
         decode: impl FnOnce() -> Result<Arc<dyn ReadAt>>,
     ) -> Result<Arc<dyn ReadAt>> {
-        if let Some((_, item)) = lock(&self.0).iter().find(|(known, _)| *known == id) {
+        if let Some((_, item)) =
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().find(|(known, _)| *known == id)
+        {
             return Ok(Arc::clone(item));
         }
         let item = decode()?;
-        let mut items = lock(&self.0);
+        let mut items = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if items.len() == DECODED_MAX {
             items.pop_front();
         }
