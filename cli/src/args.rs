@@ -2,9 +2,9 @@
 
 use crate::error::{CliError, Result};
 use dcp::convert::ConvertOptions;
-use dcp::copy::{CopyOptions, can_cast};
+use dcp::copy::CopyOptions;
 use dcp::format::{FORMATS, Format, WriteOptions};
-use dcp::model::{DType, FqnFilter};
+use dcp::model::{DType, FqnFilter, can_cast};
 use dcp::storage::{Place, open_url};
 
 /// Which tensors and values.

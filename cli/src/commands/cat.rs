@@ -97,7 +97,7 @@ fn print_value(reader: &dyn Reader, fqn: &Fqn, json: bool) -> Result<()> {
         }))?);
     }
     let mut out = ui::results();
-    writeln!(out, "{}", ui::printable(&value_text::repr(&value)))?;
+    writeln!(out, "{}", ui::printable(&value.py_repr()))?;
     Ok(out.flush()?)
 }
 
