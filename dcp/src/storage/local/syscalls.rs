@@ -72,7 +72,9 @@ pub(super) fn write_all_at(file: &File, bytes: &[u8], byte_offset: u64) -> io::R
 }
 
 /// Writes as much as one call takes.
-pub(super) fn write_at(file: &File, bytes: &[u8], byte_offset: u64) -> io::Result<usize> {
+pub(super) fn write_direct_at(file: &File, bytes: &[u8], byte_offset: u64) -> io::Result<usize> {
+    #[cfg(test)]
+    let bytes = &bytes[..fault::direct_bytes(bytes.len())];
     call("write direct", || file.write_at(bytes, byte_offset))
 }
 

@@ -63,6 +63,10 @@ impl Unfinished {
             match std::fs::metadata(ancestor) {
                 Ok(metadata) if metadata.is_dir() => break,
                 Ok(_) => return Err(Error::AlreadyExists { object: ancestor.display().to_string() }),
+                // The current folder itself was removed.
+                Err(source) if ancestor == Path::new(".") => {
+                    return Err(failed(ancestor, "looking up", source));
+                }
                 Err(error) if is(&error, &[Errno::NOENT, Errno::NOTDIR]) => missing.push(ancestor),
                 Err(source) => return Err(failed(ancestor, "looking up", source)),
             }

@@ -79,7 +79,7 @@ fn each_entry(
         };
         let why = "it is not UTF-8; rename it, or move it out of this folder";
         let name = name.to_str().ok_or_else(|| Error::BadKey { key: path.display().to_string(), why })?;
-        if !is_unfinished(name) {
+        if metadata.is_dir() || !is_unfinished(name) {
             visit(&path, key.join(name)?, &metadata)?;
         }
     }

@@ -172,7 +172,7 @@ impl Direct {
     fn write(&self, body: &[u8], body_offset: u64) -> io::Result<usize> {
         let mut written = 0;
         while written < body.len() {
-            match syscalls::write_at(&self.file, &body[written..], body_offset + written as u64) {
+            match syscalls::write_direct_at(&self.file, &body[written..], body_offset + written as u64) {
                 // A count that is no whole block, zero included, cannot be continued directly.
                 Ok(bytes) if bytes == 0 || bytes % self.block_bytes != 0 => return Ok(written + bytes),
                 Ok(bytes) => written += bytes,
