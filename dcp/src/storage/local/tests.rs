@@ -130,6 +130,11 @@ fn refuses_what_cannot_be_listed_in_full() {
     assert!(error.to_string().contains("not UTF-8"), "{error}");
     assert!(matches!(error, Error::BadKey { .. }));
 
+    let windows = tempfile::tempdir().unwrap();
+    std::fs::write(windows.path().join("a\\b"), "x").unwrap();
+    let error = LocalStore::new(windows.path()).list(&Key::root()).unwrap_err();
+    assert!(matches!(&error, Error::BadKey { key, .. } if key == "a\\b"), "{error}");
+
     let deep = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(deep.path().join("d/".repeat(200))).unwrap();
     let error = LocalStore::new(deep.path()).list(&Key::root()).unwrap_err();
