@@ -5,6 +5,7 @@
 
 mod open_objects;
 mod safetensors;
+mod titan;
 mod torch_dcp;
 mod torch_save;
 #[doc(hidden)]
@@ -19,7 +20,7 @@ use std::sync::Arc;
 
 /// Every format, most specific probe first. To add one: a file here, a line here.
 pub static FORMATS: &[&dyn Format] =
-    &[&torch_dcp::TorchDcp, &safetensors::Safetensors, &torch_save::TorchSave];
+    &[&titan::Titan, &torch_dcp::TorchDcp, &safetensors::Safetensors, &torch_save::TorchSave];
 
 /// Finds a format by the name typed after `--to`.
 pub fn by_name(name: &str) -> Result<&'static dyn Format> {

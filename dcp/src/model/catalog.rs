@@ -82,6 +82,15 @@ pub trait ChunkLookup: Send + Sync + std::fmt::Debug {
     fn count(&self) -> u64;
     /// Calls `visit` with each non-empty chunk that overlaps `wanted`, each once, in no particular order.
     fn visit(&self, wanted: &Region, visit: &mut dyn FnMut(Chunk) -> Result<()>) -> Result<()>;
+    /// Every chunk of a tensor, `whole` being all of it; empty ones included where the checkpoint lists them.
+    fn all(&self, whole: &Region) -> Result<Vec<Chunk>> {
+        let mut found = Vec::new();
+        self.visit(whole, &mut |chunk| {
+            found.push(chunk);
+            Ok(())
+        })?;
+        Ok(found)
+    }
 }
 
 impl ChunkTable {
@@ -120,7 +129,7 @@ impl ChunkTable {
     pub fn all(&self, shape: &[u64]) -> Result<Vec<Chunk>> {
         match self {
             ChunkTable::Listed(chunks) => Ok(chunks.clone()),
-            ChunkTable::Computed(_) => self.overlapping(&Region::whole(shape)),
+            ChunkTable::Computed(lookup) => lookup.all(&Region::whole(shape)),
         }
     }
 }

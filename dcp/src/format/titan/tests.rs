@@ -1,0 +1,146 @@
+//! Checkpoints written by the engine and read back.
+
+use super::Titan;
+use crate::convert::{self, ConvertOptions, Sharding};
+use crate::diff::{DiffOptions, diff};
+use crate::format::safetensors::encode::{NewTensor, encode};
+use crate::format::safetensors::header::read_header;
+use crate::format::{Reader, open};
+use crate::model::{DType, FqnFilter, Severity, Value};
+use crate::plan::Degrees;
+use crate::storage::memory::MemoryStore;
+use crate::storage::{Key, Place, Storage};
+use crate::verify::{VerifyOptions, verify};
+use std::sync::Arc;
+
+fn place(objects: &[(String, Vec<u8>)]) -> Place {
+    let store = MemoryStore::new();
+    objects.iter().for_each(|(name, bytes)| store.put(&Key::new(name).unwrap(), bytes).unwrap());
+    Place { store: Arc::new(store), key: Key::new("step").unwrap() }
+}
+
+fn objects(place: &Place) -> Vec<(String, Vec<u8>)> {
+    let listed = place.store.list(&place.key).unwrap().into_iter();
+    listed
+        .map(|object| (object.key.as_str().to_owned(), place.store.get(&object.key, 1 << 30).unwrap()))
+        .collect()
+}
+
+/// A safetensors file with uneven, odd, scalar, empty and large tensors.
+fn source() -> Place {
+    let tensors: [(&str, DType, &[u64]); 6] = [
+        ("layers.0.w", DType::F32, &[513, 1030]),
+        ("layers.0.odd", DType::U8, &[7]),
+        ("w@1", DType::BF16, &[5, 3]),
+        ("scalar", DType::F64, &[]),
+        ("empty", DType::I32, &[0, 4]),
+        ("bias", DType::BF16, &[64]),
+    ];
+    let tensors = tensors.map(|(name, dtype, shape)| NewTensor { name, dtype, shape });
+    let header = encode("source", &[("format", "pt")], &tensors, 8).unwrap();
+    let mut bytes = header.bytes;
+    let len = header.end - bytes.len() as u64;
+    bytes.extend((0..len).map(|at| (at * 31 + at / 251) as u8 & 0x3f));
+    place(&[("step/model.safetensors".to_owned(), bytes)])
+}
+
+fn converted(sharding: Sharding) -> (Arc<dyn Reader>, Place) {
+    let reader = open(&source()).unwrap();
+    let goal = place(&[]);
+    let options = ConvertOptions { sharding, ..ConvertOptions::default() };
+    convert::plan(&*reader, &goal, &Titan, &options).unwrap().run(&()).unwrap();
+    (reader, goal)
+}
+
+fn degrees() -> Sharding {
+    Sharding::Degrees(Degrees { pp: 1, dp_replicate: 2, dp_shard: 2, cp: 1, tp: 2 })
+}
+
+fn deep() -> VerifyOptions {
+    VerifyOptions { deep: true, filter: FqnFilter::default(), threads: 1 }
+}
+
+#[test]
+fn the_engine_writes_what_the_reader_reads() {
+    for sharding in [Sharding::Keep, Sharding::Whole, degrees()] {
+        let (source, goal) = converted(sharding);
+        let reader = open(&goal).unwrap();
+        assert_eq!(reader.catalog().format, "titan");
+        let options = DiffOptions { filter: FqnFilter::default(), rtol: 0.0, atol: 0.0, threads: 1 };
+        assert_eq!(diff(&*source, &*reader, &options, &()).unwrap().differences, []);
+        let report = verify(&*reader, &deep(), &()).unwrap();
+        assert!(report.findings.is_empty(), "{:?}", report.findings);
+        assert_eq!(report.checked_bytes, report.read_bytes);
+        for info in &reader.catalog().objects {
+            let file = goal.store.open(&info.key).unwrap();
+            assert_eq!(read_header(&*file, 0, "shard").unwrap().end, info.byte_len);
+        }
+    }
+    let (_, goal) = converted(degrees());
+    let reader = open(&goal).unwrap();
+    assert_eq!(reader.catalog().mesh.as_ref().unwrap().ranks(), 8);
+    assert!(reader.catalog().tensors["layers.0.w"].placements.is_some());
+}
+
+#[test]
+fn every_flipped_bit_is_found() {
+    let (_, goal) = converted(degrees());
+    let whole = objects(&goal);
+    for (index, (name, bytes)) in whole.iter().enumerate() {
+        let padding = name.ends_with(".safetensors").then(|| {
+            let file = goal.store.open(&Key::new(name).unwrap()).unwrap();
+            read_header(&*file, 0, name).unwrap().tensors
+        });
+        for at in (0..bytes.len()).step_by(bytes.len() / 7 + 1) {
+            let is_padding = padding.iter().flatten().any(|(fqn, tensor)| {
+                fqn.as_str().starts_with("__titan_pad.") && tensor.bytes.contains(&(at as u64))
+            });
+            if is_padding {
+                continue;
+            }
+            let mut flipped = whole.clone();
+            flipped[index].1[at] ^= 1;
+            let found = match open(&place(&flipped)) {
+                Ok(reader) => match verify(&*reader, &deep(), &()) {
+                    Ok(report) => report.findings.iter().any(|one| one.severity == Severity::Damage),
+                    Err(_) => true,
+                },
+                Err(_) => true,
+            };
+            assert!(found, "{name}: byte {at}");
+        }
+    }
+}
+
+#[test]
+fn without_its_manifest_it_is_no_checkpoint_and_leftovers_are_noted() {
+    let (_, goal) = converted(Sharding::Whole);
+    let mut all = objects(&goal);
+    all.push(("step/0123/left".to_owned(), vec![1]));
+    let reader = open(&place(&all)).unwrap();
+    let findings = &reader.catalog().findings;
+    assert_eq!(findings.len(), 1);
+    assert_eq!(
+        (findings[0].severity, findings[0].object.as_ref().unwrap().as_str()),
+        (Severity::Note, "step/0123/left")
+    );
+    all.retain(|(name, _)| !name.ends_with("titan-0000.json"));
+    assert!(open(&place(&all)).map_or(true, |reader| reader.catalog().format != "titan"));
+}
+
+#[test]
+fn values_keep_their_kind() {
+    let pair = |key: &str, value| (Value::Str(key.to_owned()), value);
+    let sample = Value::Dict(vec![
+        pair("none", Value::None),
+        pair("list", Value::List(vec![Value::Int(i64::MIN), Value::Bool(true)])),
+        pair("tuple", Value::Tuple(vec![Value::Float(0.1), Value::Float(-0.0)])),
+        pair("$float", Value::OrderedDict(vec![(Value::Int(3), Value::Str("x".to_owned()))])),
+    ]);
+    let json = super::value::encode(&sample, None).unwrap();
+    let again = serde_json::from_str(&json.to_string()).unwrap();
+    assert_eq!(super::value::decode(&again).unwrap(), sample);
+    let carried = super::value::encode(&sample, Some(&[1, 2])).unwrap();
+    assert_eq!(super::value::archive(&carried).unwrap().unwrap(), [1, 2]);
+    assert_eq!(super::value::encode(&Value::Bytes(vec![]), None), None);
+}
