@@ -1,5 +1,6 @@
 //! What crosses crates, on real checkpoints, and against the real PyTorch.
 
+mod chain;
 mod damage;
 mod peers;
 mod pytorch_loads;

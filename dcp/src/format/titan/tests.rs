@@ -140,7 +140,9 @@ fn values_keep_their_kind() {
     let json = super::value::encode(&sample, None).unwrap();
     let again = serde_json::from_str(&json.to_string()).unwrap();
     assert_eq!(super::value::decode(&again).unwrap(), sample);
-    let carried = super::value::encode(&sample, Some(&[1, 2])).unwrap();
+    assert_eq!(super::value::encode(&sample, Some(&[1, 2])).unwrap(), json);
+    let opaque = Value::Opaque { global: "a.B".to_owned() };
+    let carried = super::value::encode(&opaque, Some(&[1, 2])).unwrap();
     assert_eq!(super::value::archive(&carried).unwrap().unwrap(), [1, 2]);
-    assert_eq!(super::value::encode(&Value::Bytes(vec![]), None), None);
+    assert_eq!(super::value::encode(&opaque, None), None);
 }

@@ -15,5 +15,6 @@ pub mod pickle_read;
 mod pickle_text;
 pub mod pickle_write;
 pub mod tensor;
+pub mod value_json;
 pub mod zip_read;
 pub mod zip_write;
