@@ -1,9 +1,7 @@
 //! Project automation: `cargo xtask COMMAND`. Every check that is run anywhere is a command here.
 
-mod bench;
 mod demo;
 mod fixtures;
-mod fuzz;
 mod peers;
 mod process;
 mod test;
@@ -33,10 +31,6 @@ enum Command {
     Fixtures(fixtures::FixturesArgs),
     /// Make the Python environments with the real PyTorch versions that tests compare against
     Peers(peers::PeersArgs),
-    /// Time ours against the peers and the raw limits, side by side, and write BENCHMARKS.md
-    Bench(bench::BenchArgs),
-    /// Fuzz the parsers
-    Fuzz(fuzz::FuzzArgs),
 }
 
 fn main() -> ExitCode {
@@ -56,8 +50,6 @@ fn run(root: &Path, command: &Command) -> Result<()> {
         Command::Tidy => tidy::run(root),
         Command::Fixtures(args) => fixtures::run(root, args),
         Command::Peers(args) => peers::run(root, args),
-        Command::Bench(args) => bench::run(root, args),
-        Command::Fuzz(args) => fuzz::run(root, args),
     }
 }
 
