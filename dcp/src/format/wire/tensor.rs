@@ -44,10 +44,10 @@ impl StoredTensor {
     pub fn covers_storage(&self) -> bool {
         let mut dims: Vec<usize> = (0..self.strides.len()).filter(|&dim| self.spec.shape[dim] > 1).collect();
         dims.sort_by_key(|&dim| self.strides[dim]);
-        let mut dense = 1;
+        let mut dense = 1u64;
         let is_dense = dims.iter().all(|&dim| {
             let fits = self.strides[dim] == dense;
-            dense *= self.spec.shape[dim];
+            dense = dense.saturating_mul(self.spec.shape[dim]);
             fits
         });
         is_dense && self.storage_offset == 0 && self.spec.bytes() == Some(self.storage_bytes)
