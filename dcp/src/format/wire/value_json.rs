@@ -10,8 +10,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value as Json, json};
 
-/// Most levels of nesting, of Python values; JSON parsers stop at 128 levels of their own.
-const DEPTH_MAX: u32 = 40;
+/// Most levels of nesting, of Python values. A dict takes three levels of JSON, and JSON parsers stop at 128.
+const DEPTH_MAX: u32 = 36;
 
 /// The JSON of a value. `None` for an opaque value, or one nested too deep.
 pub fn to_json(value: &Value) -> Option<Json> {
