@@ -2,6 +2,7 @@
 
 mod demo;
 mod fixtures;
+mod fuzz;
 mod peers;
 mod process;
 mod test;
@@ -29,6 +30,8 @@ enum Command {
     Tidy,
     /// Check the checkpoints under fixtures/ against their lock file, or make them again
     Fixtures(fixtures::FixturesArgs),
+    /// Fuzz the parsers
+    Fuzz(fuzz::FuzzArgs),
     /// Make the Python environments with the real PyTorch versions that tests compare against
     Peers(peers::PeersArgs),
 }
@@ -49,6 +52,7 @@ fn run(root: &Path, command: &Command) -> Result<()> {
         Command::Test(args) => test::run(root, args),
         Command::Tidy => tidy::run(root),
         Command::Fixtures(args) => fixtures::run(root, args),
+        Command::Fuzz(args) => fuzz::run(root, args),
         Command::Peers(args) => peers::run(root, args),
     }
 }
