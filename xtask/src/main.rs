@@ -1,5 +1,6 @@
 //! Project automation: `cargo xtask COMMAND`. Every check that is run anywhere is a command here.
 
+mod bench;
 mod demo;
 mod fixtures;
 mod fuzz;
@@ -22,6 +23,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Time ours against the peers and the raw limit, in turns; --write puts the result into BENCHMARKS.md
+    Bench(bench::BenchArgs),
     /// Make a checkpoint from a fixture, then look into it, check, reshard, convert and compare it, with timings
     Demo(demo::DemoArgs),
     /// Everything that must hold: format, lints, licences, tidy, tests, fixtures, and PyTorch reading what we write
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
 
 fn run(root: &Path, command: &Command) -> Result<()> {
     match command {
+        Command::Bench(args) => bench::run(root, args),
         Command::Demo(args) => demo::run(root, args),
         Command::Test(args) => test::run(root, args),
         Command::Tidy => tidy::run(root),
