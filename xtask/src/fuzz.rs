@@ -74,7 +74,7 @@ fn outcome(held: bool) -> &'static str {
 fn fuzz(root: &Path, target: &str, seconds: f64) -> Result<(bool, u64)> {
     let mut command = Command::new("rustup");
     command.args(["run", "nightly", "cargo", "fuzz", "run", target, "--"]).args(LIMITS);
-    command.args([&format!("-max_total_time={seconds:.0}"), "-print_final_stats=1"]);
+    command.args([&format!("-max_total_time={seconds:.0}"), "-print_final_stats=1", "-print_funcs=0"]);
     command.current_dir(root.join("dcp")).env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN");
     let mut inputs = 0;
     let mut lines = 0_u64;

@@ -71,6 +71,14 @@ pub fn seal(body: &[u8]) -> Vec<u8> {
     manifest
 }
 
+/// Asserts that a checkpoint is sound: that a target which puts checksums right does put them right.
+pub fn assert_sound(files: &Files) {
+    let reader = format::open(&folder(files)).expect("a sound checkpoint");
+    let options = VerifyOptions { deep: true, filter: FqnFilter::default(), threads: 1 };
+    let report = verify(&*reader, &options, &()).expect("a sound checkpoint");
+    assert!(report.is_sound(), "{:?}", report.findings);
+}
+
 /// Opens a checkpoint and looks at everything in it. Errors are made into text, as a user would see them.
 pub fn explore(place: &Place) {
     match format::open(place) {
