@@ -1,20 +1,36 @@
-//! `titan`: the native format. A folder per step:
+//! `titan`: the native format. `docs/format-titan.md` is its specification.
 //!
-//! | object | content |
+//! ```text
+//! titan-0000.json                      manifest: created last, and only if absent; its presence is the commit
+//! <attempt>/r00000-0000.safetensors    shard: boxes of tensors, one or more shards per writer
+//! <attempt>/r00000-0000.frames         instead of a shard, where the checkpoint is compressed
+//! <attempt>/r00000.part.json           part record: checksums of the writer's objects
+//! ```
+//!
+//! The manifest says which mesh axis cuts which tensor how, not where every box is. From that one pure function
+//! ([`shard::lay_out`]) computes what each writer holds and where, for writers and readers alike; so the manifest does
+//! not grow with ranks x tensors.
+//!
+//! | module | concept |
 //! |---|---|
-//! | `titan-GGGG.json` | the manifest; created last, and its presence is the commit |
-//! | `ATTEMPT/rRRRRR-SSSS.safetensors` | tensors of writer RRRRR, ordinary safetensors files |
-//! | `ATTEMPT/rRRRRR.part.json` | checksums of that writer's files |
-//!
-//! The highest generation GGGG whose kind is `commit` counts. ATTEMPT is 32 hex digits.
+//! | [`table`], [`placement`], [`fit`] | who writes which box |
+//! | [`shard`], [`header`] | where in the writer's objects it goes |
+//! | [`manifest`], [`manifest_check`], [`part`], [`value`], [`json`], [`names`] | the bytes around the data |
+//! | [`draft`] | writing |
+//! | [`reader`], [`index`], [`blocks`], [`recent`], [`verify`] | reading |
+//! | [`codec`], [`frames`] | compression |
 
 mod blocks;
+mod codec;
 mod draft;
 mod fit;
+mod frames;
 mod header;
 mod index;
 mod json;
 mod manifest;
+mod manifest_check;
+mod names;
 mod part;
 mod placement;
 mod reader;
@@ -24,27 +40,20 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod value;
+mod verify;
 
 use super::{Candidate, Draft, Format, Reader, Target, WriteOptions};
 use crate::error::Result;
+use crate::layout::Region;
+use crate::storage::Key;
 use std::sync::Arc;
 
 /// The format's name.
-const FORMAT_NAME: &str = "titan";
-/// The major version that this program writes, and the last it reads.
+pub(crate) const FORMAT_NAME: &str = "titan";
+/// The version written, and the last one read.
 const VERSION: u64 = 1;
-
-/// CRC-64/NVME.
-fn crc64(bytes: &[u8]) -> u64 {
-    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes)
-}
-
-/// Generation of a manifest, from its name.
-fn generation(name: &str) -> Option<u32> {
-    let digits = name.strip_prefix("titan-")?.strip_suffix(".json")?;
-    let plain = digits.len() >= 4 && digits.bytes().all(|byte| byte.is_ascii_digit());
-    plain.then(|| digits.parse().ok()).flatten()
-}
+/// Bytes of a checksummed block, as written.
+const BLOCK_BYTES: u64 = 1 << 20;
 
 /// The format; see the module's documentation.
 #[derive(Debug)]
@@ -56,14 +65,34 @@ impl Format for Titan {
     }
 
     fn probe(&self, candidate: &Candidate) -> bool {
-        candidate.file.is_none() && candidate.files().any(|(name, _)| generation(name).is_some())
+        candidate.files().any(|(name, _)| names::generation(name).is_some())
     }
 
     fn open(&self, candidate: &Candidate) -> Result<Arc<dyn Reader>> {
-        reader::open(candidate)
+        Ok(Arc::new(reader::open(candidate)?))
     }
 
     fn draft(&self, target: &Target, options: &WriteOptions) -> Result<Box<dyn Draft>> {
         Ok(Box::new(draft::draft(target, options)?))
     }
+}
+
+/// CRC-64/NVME.
+fn crc64(bytes: &[u8]) -> u64 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes)
+}
+
+/// Parses a manifest, makes its catalog and looks up the first chunks of every tensor, as opening a checkpoint and
+/// starting to read it does. For fuzzing.
+#[doc(hidden)]
+pub fn parse_manifest(bytes: &[u8]) -> Result<()> {
+    let Some(parsed) = manifest::decode("manifest", bytes)? else { return Ok(()) };
+    let index = Arc::new(index::Index::new("manifest".to_owned(), parsed)?);
+    let catalog = reader::catalog(&index, &Key::root())?;
+    for tensor in catalog.tensors.values() {
+        let corner = tensor.spec.shape.iter().map(|&size| size.min(1));
+        let corner = Region::new(vec![0; tensor.spec.shape.len()], corner.collect::<Vec<_>>());
+        tensor.chunks.overlapping(&corner)?;
+    }
+    Ok(())
 }

@@ -1,157 +1,291 @@
-//! Lays a checkpoint of this format out, and commits it.
+//! Lays a target out, and completes it once its data is written.
 
 use super::fit::fit;
-use super::manifest::{self, Head, ValueRow, WriterRow};
+use super::header::encode_header;
+use super::manifest::{self, Head, MANIFEST_BYTES_MAX, ValueRow, WriterRow};
+use super::manifest_check::tiling;
 use super::part::{self, Part, PartObject};
 use super::placement::AxisRule;
-use super::shard::lay_out;
-use super::table::{BadRow, Boxes, Class, Row, Table, WRITERS_MAX, grid};
-use super::{FORMAT_NAME, VERSION, crc64, header, value};
+use super::shard::{Shard, WriterLayout, lay_out};
+use super::table::{BadRow, Boxes, Class, Piece, Row, Table, WRITERS_MAX, grid};
+use super::{BLOCK_BYTES, FORMAT_NAME, VERSION, codec, crc64, names, value};
 use crate::error::{Error, Result};
 use crate::format::{
-    ChecksumKind, Draft, ObjectDraft, ObjectSums, Patch, Pieces, PlacedRegion, Target, WriteOptions,
+    ChecksumKind, Draft, ObjectDraft, ObjectSums, Patch, Pieces, PlacedRegion, Target, TargetTensor,
+    WriteOptions,
 };
-use crate::layout::{Layout, Mesh};
+use crate::layout::{Layout, Mesh, Placement, Region};
+use crate::model::{DType, Path, PathPart};
 use crate::storage::{Key, Storage};
 use indexmap::IndexSet;
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
-
-/// Bytes of a checksummed block.
-const BLOCK_BYTES: u64 = 1 << 20;
-/// Most bytes of tensor data in one object of several boxes.
-const OBJECT_BYTES_MAX: u64 = 1 << 40;
 
 /// A laid-out checkpoint.
 #[derive(Debug)]
-pub(super) struct TitanDraft {
-    objects: Vec<ObjectDraft>,
-    /// Per writer: its number of objects.
-    counts: Vec<usize>,
+pub(crate) struct TitanDraft {
     head: Head,
     table: Table,
     values: Vec<ValueRow>,
+    /// Number of writers, those that hold nothing included.
+    writers: u32,
+    objects: Vec<ObjectDraft>,
+    /// The writers that hold something, each with its range of `objects`.
+    owners: Vec<(u32, Range<usize>)>,
 }
 
-/// Lays the target out; see [`Format::draft`](crate::format::Format::draft).
-pub(super) fn draft(target: &Target, options: &WriteOptions) -> Result<TitanDraft> {
-    check(target, options)?;
-    let values = target.values.iter().map(value_row).collect::<Result<_>>()?;
-    let bad = |BadRow { fqn, why }| Error::BadTensor { fqn: fqn.to_string(), message: why };
-    let grid = grid(target.mesh.as_ref(), target.writers);
-    let (classes, rows) = rows(target, &grid)?;
-    let table = Table::new(grid, target.writers, OBJECT_BYTES_MAX, classes, rows).map_err(bad)?;
-    let attempt = uuid::Uuid::new_v4().simple().to_string();
-    let (mut objects, mut counts) = (Vec::new(), Vec::new());
-    for writer in 0..target.writers {
-        let pieces = table.pieces(writer).map_err(bad)?;
-        let shards = lay_out(&table, &pieces).map_err(bad)?;
-        counts.push(shards.len());
-        for (sequence, shard) in shards.iter().enumerate() {
-            let bytes = header::encode(&table, &pieces, shard, VERSION, &attempt);
-            let data_start = bytes.len() as u64;
-            let placed = shard.placed.iter().map(|&(index, byte_offset)| PlacedRegion {
-                tensor: pieces[index as usize].tensor,
-                region: pieces[index as usize].region.clone(),
-                byte_offset: data_start + byte_offset,
-            });
-            objects.push(ObjectDraft {
-                key: Key::new(object_name(&attempt, writer, sequence))?,
-                byte_len: data_start + shard.data_bytes,
-                placed: placed.collect(),
-                fixed: vec![Patch { byte_offset: 0, bytes }],
-            });
-        }
-    }
-    let head = Head {
-        attempt,
-        generation: 0,
-        producer: concat!("titan-ckpt ", env!("CARGO_PKG_VERSION")).to_owned(),
-        step: target.step,
-        mesh: target.mesh.clone(),
-        compressed: false,
-        block_bytes: BLOCK_BYTES,
-    };
-    Ok(TitanDraft { objects, counts, head, table, values })
-}
-
-/// Name of an object of a writer.
-pub(super) fn object_name(attempt: &str, writer: u32, sequence: usize) -> String {
-    format!("{attempt}/r{writer:05}-{sequence:04}.safetensors")
-}
-
-/// Name of a writer's part record.
-pub(super) fn part_name(attempt: &str, writer: u32) -> String {
-    format!("{attempt}/r{writer:05}.part.json")
-}
-
-fn check(target: &Target, options: &WriteOptions) -> Result<()> {
-    if options.compress {
-        let why = "this version writes titan checkpoints uncompressed only; leave compression out";
-        return Err(Error::Usage(why.to_owned()));
-    }
+/// Lays a target out for a new attempt.
+///
+/// Errors: [`Error::BadTensor`] for a tensor whose boxes do not tile it or that has no possible size;
+/// [`Error::Inexpressible`] for a value that is neither decoded nor carried, and for a repeated name; [`Error::Usage`]
+/// for too many writers.
+pub(crate) fn draft(target: &Target, options: &WriteOptions) -> Result<TitanDraft> {
+    check_names(target)?;
     if let Some(name) = &options.file_name {
         return Err(Error::Usage(format!(
             "`{name}` is one file, a titan checkpoint a folder; name a folder"
         )));
     }
-    let ranks = target.mesh.as_ref().map_or(0, |mesh| mesh.ranks()).max(target.writers);
-    if ranks > WRITERS_MAX {
-        let (object, what) = ("titan checkpoint".to_owned(), "its number of ranks");
-        return Err(Error::OverLimit { object, what, found: ranks.into(), limit: WRITERS_MAX.into() });
+    let ranks = target.mesh.as_ref().map_or(0, |mesh| mesh.ranks());
+    if target.writers.max(ranks) > WRITERS_MAX {
+        let found = target.writers.max(ranks);
+        let why = format!("{found} writers or ranks are more than the {WRITERS_MAX} that titan admits");
+        return Err(Error::Usage(why));
     }
+    let head = Head {
+        attempt: uuid::Uuid::new_v4().simple().to_string(),
+        generation: 0,
+        producer: concat!("titan-ckpt ", env!("CARGO_PKG_VERSION")).to_owned(),
+        step: target.step,
+        mesh: target.mesh.clone(),
+        compressed: options.compress,
+        block_bytes: BLOCK_BYTES,
+    };
+    let table = table_of(target, options.shard_bytes_max.unwrap_or(u64::MAX))?;
+    let values = target
+        .values
+        .iter()
+        .map(|target| {
+            let path = own_path(&target.path, target.fqn.as_str());
+            Ok(ValueRow { fqn: target.fqn.clone(), path, json: value::encode(target)? })
+        })
+        .collect::<Result<_>>()?;
+    let mut draft =
+        TitanDraft { head, table, values, writers: target.writers, objects: Vec::new(), owners: Vec::new() };
+    for writer in 0..target.writers {
+        draft.add_writer(writer)?;
+    }
+    Ok(draft)
+}
+
+fn check_names(target: &Target) -> Result<()> {
     let mut seen = HashSet::new();
-    let names = target.tensors.iter().map(|row| &row.fqn).chain(target.values.iter().map(|row| &row.fqn));
-    let twice: Vec<_> = names.filter(|fqn| !seen.insert(*fqn)).map(|fqn| format!("`{fqn}`")).collect();
-    match twice.is_empty() {
+    let names = target.tensors.iter().map(|tensor| &tensor.fqn);
+    let names = names.chain(target.values.iter().map(|value| &value.fqn));
+    let repeated: Vec<_> =
+        names.filter(|fqn| !seen.insert(fqn.as_str())).map(|fqn| format!("`{fqn}`")).collect();
+    match repeated.is_empty() {
         true => Ok(()),
         false => Err(Error::Inexpressible {
             format: FORMAT_NAME,
-            what: "repeated names",
-            names: twice.join(", "),
-            hint: "rename them",
+            what: "two things of one name",
+            names: repeated.join(", "),
+            hint: "rename one of them",
         }),
     }
 }
 
-fn value_row(row: &crate::format::TargetValue) -> Result<ValueRow> {
-    let json = value::encode(&row.value, row.archive.as_deref()).ok_or_else(|| Error::Inexpressible {
-        format: FORMAT_NAME,
-        what: "values of this kind",
-        names: format!("`{}`", row.fqn),
-        hint: "leave them out with --exclude",
-    })?;
-    Ok(ValueRow { fqn: row.fqn.clone(), path: row.path.clone(), json })
+/// A path as it is stored: none where it is the single key that the FQN spells.
+fn own_path(path: &Path, fqn: &str) -> Path {
+    match &path[..] {
+        [PathPart::Key(key)] if key == fqn => Vec::new(),
+        _ => path.clone(),
+    }
 }
 
-fn rows(target: &Target, grid: &Arc<Mesh>) -> Result<(Vec<Class>, Vec<Row>)> {
-    let mut classes = IndexSet::new();
+fn bad_tensor(BadRow { fqn, why }: BadRow) -> Error {
+    Error::BadTensor { fqn: fqn.as_str().to_owned(), message: why }
+}
+
+fn table_of(target: &Target, object_bytes_max: u64) -> Result<Table> {
+    let grid = grid(target.mesh.as_ref(), target.writers);
+    let mut classes: IndexSet<Class> = IndexSet::new();
     let mut rows = Vec::with_capacity(target.tensors.len());
     for tensor in &target.tensors {
-        let shape = &tensor.spec.shape;
-        let own_mesh = target.mesh.as_ref().is_some_and(|mesh| Arc::ptr_eq(mesh, grid));
-        let placed = match &tensor.pieces {
-            Pieces::Placed { placements, owner } if own_mesh => {
-                let layout = Layout::new(grid.clone(), placements.clone(), shape.clone())?;
-                let rules = placements.iter().zip(owner).map(|(&rule, &own)| AxisRule::new(rule, own));
-                Some((Class { rules: rules.collect(), inferred: false }, layout))
+        let mesh = target.mesh.as_ref().filter(|mesh| Arc::ptr_eq(mesh, &grid));
+        let boxes = match (&tensor.pieces, mesh) {
+            (Pieces::Placed { placements, owner }, Some(mesh)) => {
+                let (rules, layout) = placed(tensor, mesh, placements, owner)?;
+                placed_in(&mut classes, rules, layout, false)
             }
-            _ => fit(grid, shape, &target.pieces(tensor)?)
-                .map(|(rules, layout)| (Class { rules, inferred: true }, layout)),
-        };
-        let boxes = match placed {
-            Some((class, layout)) => Boxes::Placed { class: classes.insert_full(class).0 as u32, layout },
-            None => {
+            _ => {
                 let boxes = target.pieces(tensor)?;
-                manifest::tiling(shape, &boxes)
-                    .map_err(|message| Error::BadTensor { fqn: tensor.fqn.to_string(), message })?;
-                Boxes::Listed(boxes)
+                match fit_boxes(tensor, &grid, &boxes) {
+                    Some((rules, layout)) => placed_in(&mut classes, rules, layout, true),
+                    None => Boxes::Listed(boxes),
+                }
             }
         };
-        let (fqn, spec, path) = (tensor.fqn.clone(), tensor.spec.clone(), tensor.path.clone());
-        rows.push(Row { fqn, spec, path, boxes });
+        rows.push(Row {
+            fqn: tensor.fqn.clone(),
+            spec: tensor.spec.clone(),
+            path: own_path(&tensor.path, tensor.fqn.as_str()),
+            boxes,
+        });
     }
-    Ok((classes.into_iter().collect(), rows))
+    let classes = classes.into_iter().collect();
+    let table = Table::new(grid, target.writers, object_bytes_max, classes, rows).map_err(bad_tensor)?;
+    for row in table.rows() {
+        if let Boxes::Listed(boxes) = &row.boxes {
+            tiling(&row.spec.shape, boxes).map_err(|why| bad_tensor(BadRow::new(&row.fqn, why)))?;
+        }
+    }
+    Ok(table)
+}
+
+/// Placements for listed boxes, where some give exactly these; boxes of the wrong rank are left to be refused.
+fn fit_boxes(
+    tensor: &TargetTensor,
+    grid: &Arc<Mesh>,
+    boxes: &[(u32, Region)],
+) -> Option<(Vec<AxisRule>, Layout)> {
+    let shape = &tensor.spec.shape;
+    let ranks_match = boxes.iter().all(|(_, region)| region.rank() == shape.len());
+    ranks_match.then(|| fit(grid, shape, boxes)).flatten()
+}
+
+fn placed_in(classes: &mut IndexSet<Class>, rules: Vec<AxisRule>, layout: Layout, inferred: bool) -> Boxes {
+    let (class, _) = classes.insert_full(Class { rules, inferred });
+    Boxes::Placed { class: class as u32, layout }
+}
+
+fn placed(
+    tensor: &TargetTensor,
+    mesh: &Arc<Mesh>,
+    placements: &[Placement],
+    owner: &[u32],
+) -> Result<(Vec<AxisRule>, Layout)> {
+    let layout = Layout::new(mesh.clone(), placements.to_vec(), tensor.spec.shape.clone())?;
+    let inside = owner.len() == mesh.axes().len()
+        && layout.replica_axes().all(|axis| owner[axis] < mesh.axes()[axis].size);
+    if !inside {
+        let why = format!("owner {owner:?} is no position on the mesh {:?}", mesh.axes());
+        return Err(bad_tensor(BadRow::new(&tensor.fqn, why)));
+    }
+    let rules = placements.iter().zip(owner).map(|(&placement, &own)| AxisRule::new(placement, own));
+    Ok((rules.collect(), layout))
+}
+
+impl TitanDraft {
+    /// Lays one writer's objects out.
+    fn add_writer(&mut self, writer: u32) -> Result<()> {
+        let pieces = self.table.pieces(writer).map_err(bad_tensor)?;
+        // What a reader could not count must not be written.
+        if WriterLayout::new(&self.table, &pieces, BLOCK_BYTES).map_err(bad_tensor)?.is_none() {
+            let why = format!("writer {writer} would have over 65536 objects; allow larger ones");
+            return Err(Error::Usage(why));
+        }
+        let first = self.objects.len();
+        for (sequence, shard) in (0..).zip(lay_out(&self.table, &pieces).map_err(bad_tensor)?) {
+            let object = self.object(writer, sequence, &pieces, &shard)?;
+            self.objects.push(object);
+        }
+        if first < self.objects.len() {
+            self.owners.push((writer, first..self.objects.len()));
+        }
+        Ok(())
+    }
+
+    fn object(&self, writer: u32, sequence: u32, pieces: &[Piece], shard: &Shard) -> Result<ObjectDraft> {
+        let key = names::object(&self.head.attempt, writer, sequence, self.head.compressed)?;
+        let place = |data_start: u64| {
+            let placed = shard.placed.iter().map(|&(index, data_offset)| {
+                let piece = &pieces[index as usize];
+                let (tensor, region) = (piece.tensor, piece.region.clone());
+                PlacedRegion { tensor, region, byte_offset: data_start + data_offset }
+            });
+            placed.collect()
+        };
+        if self.head.compressed {
+            return Ok(ObjectDraft { key, byte_len: 0, fixed: Vec::new(), placed: place(0) });
+        }
+        let header = encode_header(key.as_str(), &self.table, pieces, shard, VERSION, &self.head.attempt)?;
+        let (data_start, byte_len) = (header.bytes.len() as u64, header.end);
+        let fixed = vec![Patch { byte_offset: 0, bytes: header.bytes }];
+        Ok(ObjectDraft { key, byte_len, fixed, placed: place(data_start) })
+    }
+
+    /// What the manifest says of a writer, and its part record.
+    fn complete(
+        &self,
+        writer: u32,
+        objects: Range<usize>,
+        sums: &[ObjectSums],
+    ) -> Result<(WriterRow, Vec<u8>)> {
+        let mut part = Part { objects: Vec::new() };
+        let mut lengths = Vec::new();
+        for (object, sums) in self.objects[objects.clone()].iter().zip(&sums[objects]) {
+            part.objects.push(self.part_object(object, sums)?);
+            let data_start = object.fixed.first().map_or(0, |header| header.bytes.len() as u64);
+            lengths.push((sums.byte_len, data_start));
+        }
+        let bytes = part::encode(&self.head.attempt, writer, &part);
+        let row =
+            WriterRow { part_byte_len: bytes.len() as u64, part_crc64: crc64(&bytes), objects: lengths };
+        Ok((row, bytes))
+    }
+
+    /// What a part record says of an object.
+    ///
+    /// Errors: [`Error::Malformed`] where less or more was measured than was laid out: the object is not complete.
+    fn part_object(&self, object: &ObjectDraft, sums: &ObjectSums) -> Result<PartObject> {
+        let dtype = |placed: &PlacedRegion| self.table.rows()[placed.tensor as usize].spec.dtype;
+        let expected: Vec<u64> = object
+            .placed
+            .iter()
+            .map(|placed| dtype(placed).bytes(placed.region.elements()).unwrap_or(0))
+            .collect();
+        let complete = if self.head.compressed {
+            let raw =
+                |frames: &Vec<crate::format::Frame>| frames.iter().map(|frame| frame.raw_bytes).sum::<u64>();
+            sums.frames.iter().map(raw).eq(expected.iter().copied())
+        } else {
+            let blocks = |byte_len: &u64| byte_len.div_ceil(BLOCK_BYTES) as usize;
+            sums.byte_len == object.byte_len
+                && sums.blocks.iter().map(Vec::len).eq(expected.iter().map(blocks))
+        };
+        if !complete {
+            let why = "what was written is not what was laid out";
+            return Err(Error::malformed(object.key.as_str(), "titan object", why));
+        }
+        Ok(match object.fixed.first() {
+            Some(header) => {
+                PartObject::Plain { header_crc64: crc64(&header.bytes), blocks: sums.blocks.concat() }
+            }
+            None => PartObject::Frames(sums.frames.clone()),
+        })
+    }
+
+    /// Puts every writer's part record; several at once, since most of the time goes into waiting for the store.
+    fn put_parts(
+        &self,
+        store: &dyn Storage,
+        root: &Key,
+        sums: &[ObjectSums],
+    ) -> Result<Vec<Option<WriterRow>>> {
+        let put = |(writer, objects): &(u32, Range<usize>)| {
+            let (row, bytes) = self.complete(*writer, objects.clone(), sums)?;
+            store.put(&root.join(names::part(&self.head.attempt, *writer)?.as_str())?, &bytes)?;
+            Ok((*writer, row))
+        };
+        let mut rows = vec![None; self.writers as usize];
+        for (writer, row) in self.owners.par_iter().map(put).collect::<Result<Vec<_>>>()? {
+            rows[writer as usize] = Some(row);
+        }
+        Ok(rows)
+    }
 }
 
 impl Draft for TitanDraft {
@@ -160,30 +294,42 @@ impl Draft for TitanDraft {
     }
 
     fn checksums(&self) -> ChecksumKind {
-        ChecksumKind::Crc64Blocks { block_bytes: BLOCK_BYTES }
+        match self.head.compressed {
+            true => ChecksumKind::None,
+            false => ChecksumKind::Crc64Blocks { block_bytes: BLOCK_BYTES },
+        }
     }
 
-    /// Puts the part records, then the manifest, which makes the checkpoint exist.
+    fn compressed(&self) -> bool {
+        self.head.compressed
+    }
+
+    fn encode(&self, dtype: DType, raw: &[u8], stored: &mut Vec<u8>) -> u8 {
+        codec::encode(dtype, raw, stored)
+    }
+
+    /// Puts every part record, then the manifest. Its presence is the commit.
     fn commit(&self, store: &dyn Storage, root: &Key, sums: &[ObjectSums]) -> Result<()> {
-        let mut left = self.objects.iter().zip(sums);
-        let mut writers = Vec::with_capacity(self.counts.len());
-        for (writer, &count) in (0..).zip(&self.counts) {
-            if count == 0 {
-                writers.push(None);
-                continue;
-            }
-            let (mut objects, mut extents) = (Vec::new(), Vec::new());
-            for (object, sums) in left.by_ref().take(count) {
-                let header = &object.fixed[0].bytes;
-                objects.push(PartObject::Plain { header_crc64: crc64(header), blocks: sums.blocks.concat() });
-                extents.push((object.byte_len, header.len() as u64));
-            }
-            let bytes = part::encode(&self.head.attempt, writer, &Part { objects });
-            store.put(&root.join(&part_name(&self.head.attempt, writer))?, &bytes)?;
-            let (part_byte_len, part_crc64) = (bytes.len() as u64, crc64(&bytes));
-            writers.push(Some(WriterRow { part_byte_len, part_crc64, objects: extents }));
+        let rows = self.put_parts(store, root, sums)?;
+        let bytes = manifest::encode(&self.head, &self.table, &self.values, &rows);
+        let key = root.join(&names::manifest(self.head.generation))?;
+        if bytes.len() as u64 > MANIFEST_BYTES_MAX {
+            let (object, found) = (store.display(&key), bytes.len() as u64);
+            let what = "its length in bytes";
+            return Err(Error::OverLimit { object, what, found, limit: MANIFEST_BYTES_MAX });
         }
-        let bytes = manifest::encode(&self.head, &self.table, &self.values, &writers);
-        store.put(&root.join("titan-0000.json")?, &bytes)
+        commit_manifest(store, &key, &bytes)
+    }
+}
+
+/// Puts the manifest. The answer alone is not to be trusted: a reply that was lost, or a second try within the store,
+/// can make an error of what was done. So after an error the key is read back, and our own bytes mean success.
+fn commit_manifest(store: &dyn Storage, key: &Key, bytes: &[u8]) -> Result<()> {
+    match store.put(key, bytes) {
+        Ok(()) => Ok(()),
+        Err(error) => match store.get(key, MANIFEST_BYTES_MAX) {
+            Ok(found) if found == bytes => Ok(()),
+            _ => Err(error),
+        },
     }
 }

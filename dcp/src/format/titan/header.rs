@@ -19,14 +19,15 @@
 
 use super::shard::{PAGE_BYTES, Shard};
 use super::table::{Piece, Table};
+use crate::error::Result;
+use crate::format::safetensors::encode;
+use crate::format::safetensors::encode::{Encoded, NewTensor};
+use crate::format::safetensors::header::METADATA_KEY;
 use crate::model::DType;
-use serde::ser::{Serialize, SerializeMap, Serializer};
 use std::collections::BTreeMap;
 
 /// What every padding entry's name starts with.
 pub(crate) const PAD_PREFIX: &str = "__titan_pad.";
-/// The one key of a header that is not a tensor.
-const METADATA: &str = "__metadata__";
 /// Metadata key of the format version.
 pub(crate) const VERSION_KEY: &str = "titan.version";
 /// Metadata key of the attempt.
@@ -34,16 +35,8 @@ pub(crate) const ATTEMPT_KEY: &str = "titan.attempt";
 /// Metadata key of the boxes.
 pub(crate) const BOXES_KEY: &str = "titan.boxes";
 
-/// One entry of a header.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-struct Entry {
-    dtype: &'static str,
-    shape: Vec<u64>,
-    data_offsets: (u64, u64),
-}
-
 /// What the metadata says of one entry beyond what safetensors does.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, PartialEq, Eq, Default, Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) struct BoxNote {
     /// First element of the box in each dim of the tensor; absent where it is the whole tensor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,7 +51,7 @@ pub(crate) struct BoxNote {
 
 /// The name of a box's entry.
 pub(crate) fn entry_name(fqn: &str, ordinal: u32) -> String {
-    let reserved = fqn == METADATA || fqn.starts_with(PAD_PREFIX) || has_suffix(fqn);
+    let reserved = fqn == METADATA_KEY || fqn.starts_with(PAD_PREFIX) || has_suffix(fqn);
     if ordinal == 0 && !reserved { fqn.to_owned() } else { format!("{fqn}@{ordinal}") }
 }
 
@@ -68,29 +61,33 @@ fn has_suffix(name: &str) -> bool {
         .is_some_and(|(_, digits)| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// The safetensors type that stores a type's bytes, and the extent that goes with it.
-pub(crate) fn stored_as(dtype: DType, extent: &[u64]) -> (&'static str, Vec<u64>) {
-    let with_pairs = || [extent, &[2]].concat();
-    match (dtype.safetensors_name(), dtype) {
-        (Some(name), _) => (name, extent.to_vec()),
-        (None, DType::C32) => ("F16", with_pairs()),
-        (None, DType::C128) => ("F64", with_pairs()),
-        (None, _) => {
-            let bytes = (dtype.block_bytes() > 1).then(|| dtype.block_bytes());
-            ("U8", extent.iter().copied().chain(bytes).collect())
-        }
+/// The type and extent under which a box is stored: its own, unless safetensors lacks the type.
+pub(crate) fn stored_as(dtype: DType, extent: &[u64]) -> (DType, Vec<u64>) {
+    match dtype {
+        DType::C32 => (DType::F16, [extent, &[2]].concat()),
+        DType::C128 => (DType::F64, [extent, &[2]].concat()),
+        DType::F4x2 => (DType::U8, extent.to_vec()),
+        other => (other, extent.to_vec()),
     }
 }
 
-/// The header of one shard: all bytes before the first byte of tensor data.
-pub(crate) fn encode(table: &Table, pieces: &[Piece], shard: &Shard, version: u64, attempt: &str) -> Vec<u8> {
-    let mut entries = Vec::with_capacity(shard.placed.len());
+/// The header of one shard, and where the data of its boxes starts. `object` names it in errors.
+///
+/// Errors: [`Error::OverLimit`](crate::Error::OverLimit) for a header that no reader would accept.
+pub(crate) fn encode_header(
+    object: &str,
+    table: &Table,
+    pieces: &[Piece],
+    shard: &Shard,
+    version: u64,
+    attempt: &str,
+) -> Result<Encoded> {
+    let mut entries: Vec<(String, DType, Vec<u64>)> = Vec::with_capacity(shard.placed.len());
     let mut notes = BTreeMap::new();
     let (mut end, mut pads) = (0, 0);
     for &(index, byte_offset) in &shard.placed {
         if byte_offset > end {
-            let pad = Entry { dtype: "U8", shape: vec![byte_offset - end], data_offsets: (end, byte_offset) };
-            entries.push((format!("{PAD_PREFIX}{pads}"), pad));
+            entries.push((format!("{PAD_PREFIX}{pads}"), DType::U8, vec![byte_offset - end]));
             pads += 1;
         }
         let piece = &pieces[index as usize];
@@ -102,55 +99,19 @@ pub(crate) fn encode(table: &Table, pieces: &[Piece], shard: &Shard, version: u6
         let note = BoxNote {
             start: part.then(|| piece.region.start.clone()),
             shape: part.then(|| row.spec.shape.clone()),
-            dtype: row.spec.dtype.safetensors_name().is_none().then(|| row.spec.dtype.name().to_owned()),
+            dtype: (dtype != row.spec.dtype).then(|| row.spec.dtype.name().to_owned()),
         };
-        if note.start.is_some() || note.dtype.is_some() {
+        if note != BoxNote::default() {
             notes.insert(name.clone(), note);
         }
-        entries.push((name, Entry { dtype, shape, data_offsets: (byte_offset, end) }));
+        entries.push((name, dtype, shape));
     }
     let boxes = serde_json::to_string(&notes).expect("strings and integers");
     let version = version.to_string();
     let metadata = [("format", "pt"), (VERSION_KEY, &version), (ATTEMPT_KEY, attempt), (BOXES_KEY, &boxes)];
-    padded(
-        &serde_json::to_vec(&Header { metadata: &metadata, entries: &entries })
-            .expect("strings and integers"),
-    )
-}
-
-/// Puts the length in front and spaces behind, so that tensor data starts at a multiple of [`PAGE_BYTES`].
-fn padded(json: &[u8]) -> Vec<u8> {
-    let header_len = (8 + json.len()).next_multiple_of(PAGE_BYTES as usize);
-    let mut bytes = Vec::with_capacity(header_len);
-    bytes.extend_from_slice(&(header_len as u64 - 8).to_le_bytes());
-    bytes.extend_from_slice(json);
-    bytes.resize(header_len, b' ');
-    bytes
-}
-
-/// Serialises entries in the order given, which a map type would not keep.
-struct Header<'a> {
-    metadata: &'a [(&'a str, &'a str)],
-    entries: &'a [(String, Entry)],
-}
-
-impl Serialize for Header<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(1 + self.entries.len()))?;
-        map.serialize_entry(METADATA, &Pairs(self.metadata))?;
-        for (name, entry) in self.entries {
-            map.serialize_entry(name, entry)?;
-        }
-        map.end()
-    }
-}
-
-struct Pairs<'a>(&'a [(&'a str, &'a str)]);
-
-impl Serialize for Pairs<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().copied())
-    }
+    let tensors: Vec<_> =
+        entries.iter().map(|(name, dtype, shape)| NewTensor { name, dtype: *dtype, shape }).collect();
+    encode::encode(object, &metadata, &tensors, PAGE_BYTES)
 }
 
 #[cfg(test)]
@@ -179,8 +140,8 @@ mod tests {
     #[test]
     fn types_without_a_safetensors_name_keep_their_byte_length() {
         for dtype in DType::all() {
-            let (name, shape) = stored_as(dtype, &[4, 8]);
-            let stored = DType::from_safetensors_name(name).unwrap();
+            let (stored, shape) = stored_as(dtype, &[4, 8]);
+            assert!(stored.safetensors_name().is_some());
             assert_eq!(stored.bytes(shape.iter().product()), dtype.bytes(32), "{dtype}");
         }
     }

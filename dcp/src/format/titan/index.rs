@@ -4,7 +4,7 @@
 //! A load touches the few writers whose boxes overlap the wanted ones, so opening does not pay for the others.
 
 use super::manifest::{Head, Manifest, ValueRow, WriterRow};
-use super::shard::{PAGE_BYTES, Slot, WriterLayout};
+use super::shard::{PAGE_BYTES, Shard, Slot, WriterLayout, lay_out};
 use super::table::{BadRow, Boxes, Table};
 use crate::error::{Error, Result};
 use crate::layout::Region;
@@ -67,6 +67,22 @@ impl Index {
         self.first_objects.last().copied().unwrap_or(0)
     }
 
+    /// Position of a writer's part record among all objects, data objects coming first.
+    pub(crate) fn part_object(&self, writer: u32) -> u32 {
+        let earlier = self.writers[..writer as usize].iter().flatten().count();
+        self.objects() + earlier as u32
+    }
+
+    /// Bytes of every box of every object of a writer, in stored order.
+    pub(crate) fn box_bytes(&self, writer: u32) -> Result<Vec<Vec<u64>>> {
+        let bad = |BadRow { fqn, why }| self.malformed(format!("tensor {fqn}: {why}"));
+        let pieces = self.table.pieces(writer).map_err(bad)?;
+        let shards = lay_out(&self.table, &pieces).map_err(bad)?;
+        let of_shard =
+            |shard: Shard| shard.placed.iter().map(|&(at, _)| pieces[at as usize].byte_len).collect();
+        Ok(shards.into_iter().map(of_shard).collect())
+    }
+
     /// Writer and sequence of an object; `None` for a position past the last.
     pub(crate) fn writer_of(&self, object: u32) -> Option<(u32, u32)> {
         if object >= self.objects() {
@@ -94,7 +110,8 @@ impl Index {
     ///
     /// Errors: [`Error::Malformed`] where the two differ.
     pub(crate) fn layout(&self, writer: u32) -> Result<&WriterLayout> {
-        let known = &self.layouts[writer as usize];
+        let known = self.layouts.get(writer as usize);
+        let known = known.ok_or_else(|| self.malformed(format!("there is no writer {writer}")))?;
         if let Some(layout) = known.get() {
             return Ok(layout);
         }
@@ -193,6 +210,7 @@ impl TensorChunks {
 impl ChunkLookup for TensorChunks {
     fn count(&self) -> u64 {
         match &self.index.table.rows()[self.tensor as usize].boxes {
+            Boxes::Placed { layout, .. } if layout.shape().contains(&0) => 1,
             Boxes::Placed { layout, .. } => layout.shards(),
             Boxes::Listed(boxes) => boxes.len() as u64,
         }
@@ -226,7 +244,10 @@ impl ChunkLookup for TensorChunks {
             Ok(())
         };
         match &self.index.table.rows()[self.tensor as usize].boxes {
-            Boxes::Placed { .. } => self.visit(whole, &mut push)?,
+            Boxes::Placed { layout, class } => match self.index.table.keeper(layout, *class) {
+                Some(keeper) => push(self.index.chunk(keeper, self.tensor, 0, whole.clone())?)?,
+                None => self.visit(whole, &mut push)?,
+            },
             Boxes::Listed(boxes) => self.visit_listed(boxes, |_| true, &mut push)?,
         }
         Ok(chunks)

@@ -92,6 +92,7 @@ pub(crate) fn encode(attempt: &str, writer: u32, part: &Part) -> Vec<u8> {
 }
 
 /// What a part record is checked against.
+#[derive(Debug)]
 pub(crate) struct Expected<'a> {
     /// Names the record in errors.
     pub(crate) object: &'a str,
@@ -99,8 +100,8 @@ pub(crate) struct Expected<'a> {
     pub(crate) writer: u32,
     pub(crate) row: &'a WriterRow,
     pub(crate) layout: &'a WriterLayout,
-    /// Raw length of every box of an object, in stored order.
-    pub(crate) box_bytes: &'a dyn Fn(usize) -> Vec<u64>,
+    /// For a compressed checkpoint, the raw length of every box of every object, in stored order.
+    pub(crate) box_bytes: Option<Vec<Vec<u64>>>,
 }
 
 impl Expected<'_> {
@@ -157,16 +158,18 @@ impl Expected<'_> {
 
     fn check_object(&self, sequence: usize, record: ObjectRecord) -> Result<PartObject, String> {
         let span = self.layout.spans[sequence];
-        match (record.header_crc64, record.blocks, record.frames) {
-            (Some(Hex64(header_crc64)), Some(blocks), None) => {
+        let box_bytes = self.box_bytes.as_ref().map(|objects| &objects[sequence][..]);
+        match (record.header_crc64, record.blocks, record.frames, box_bytes) {
+            (Some(Hex64(header_crc64)), Some(blocks), None, None) => {
                 let blocks = check_blocks(&blocks, span)?;
                 Ok(PartObject::Plain { header_crc64, blocks })
             }
-            (None, None, Some(frames)) => {
+            (None, None, Some(frames), Some(box_bytes)) => {
                 let object_bytes = self.row.objects.get(sequence).map_or(0, |&(byte_len, _)| byte_len);
-                check_frames(frames, &(self.box_bytes)(sequence), object_bytes).map(PartObject::Frames)
+                check_frames(frames, box_bytes, object_bytes).map(PartObject::Frames)
             }
-            _ => Err("expected either `header_crc64` and `blocks`, or `frames`".to_owned()),
+            (.., None) => Err("expected `header_crc64` and `blocks`".to_owned()),
+            (.., Some(_)) => Err("expected `frames`".to_owned()),
         }
     }
 }

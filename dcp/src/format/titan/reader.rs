@@ -1,156 +1,164 @@
-//! An open checkpoint of this format.
+//! An open checkpoint.
 
 use super::blocks::CheckedBox;
-use super::draft::{object_name, part_name};
+use super::frames::{FrameBox, FrameSource};
 use super::index::{Index, TensorChunks};
 use super::manifest::{self, MANIFEST_BYTES_MAX};
-use super::part::{Expected, PART_BYTES_MAX, Part, PartObject};
+use super::part::{Expected, PART_BYTES_MAX, Part};
 use super::recent::Recent;
-use super::table::Boxes;
-use super::{FORMAT_NAME, crc64, generation, value};
+use super::table::{Boxes, Row};
+use super::{FORMAT_NAME, names, value, verify};
 use crate::error::{Error, Result};
+use crate::format::open_objects::OpenObjects;
 use crate::format::{Candidate, Elements, Reader};
 use crate::model::{
     Catalog, Chunk, ChunkTable, Finding, Fqn, ObjectInfo, Severity, Tensor, Value, ValueEntry,
 };
-use crate::storage::Place;
+use crate::storage::{Key, ObjectMeta, Place};
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
-/// Manifest and catalog, and the part records read so far.
+/// A checkpoint whose manifest has been read. Part records are read when first needed.
 #[derive(Debug)]
-struct TitanReader {
+pub(crate) struct TitanReader {
     place: Place,
     catalog: Catalog,
     index: Arc<Index>,
+    /// By writer.
     parts: Box<[OnceLock<Arc<Part>>]>,
     recent: Arc<Recent>,
+    open_objects: OpenObjects,
 }
 
-/// Opens the newest generation that is a commit.
-pub(super) fn open(candidate: &Candidate) -> Result<Arc<dyn Reader>> {
+/// Reads the newest committed manifest of a folder.
+///
+/// Errors: [`Error::Malformed`] where every generation was abandoned; see [`manifest::decode`].
+pub(crate) fn open(candidate: &Candidate) -> Result<TitanReader> {
     let place = &candidate.place;
-    let mut names: Vec<_> =
-        candidate.files().filter_map(|(name, _)| Some((generation(name)?, name))).collect();
-    names.sort_unstable();
-    for (_, name) in names.iter().rev() {
-        let key = place.key.join(name)?;
+    let mut generations: Vec<u32> =
+        candidate.files().filter_map(|(name, _)| names::generation(name)).collect();
+    generations.sort_unstable_by_key(|&generation| Reverse(generation));
+    for &generation in &generations {
+        let key = place.key.join(&names::manifest(generation))?;
+        let object = place.store.display(&key);
         let bytes = place.store.get(&key, MANIFEST_BYTES_MAX)?;
-        let shown = place.store.display(&key);
-        let Some(parsed) = manifest::decode(&shown, &bytes)? else { continue };
-        if parsed.head.compressed {
-            let why = "it is compressed, which this version does not read";
-            return Err(Error::malformed(shown, "titan manifest", why));
+        let Some(parsed) = manifest::decode(&object, &bytes)? else { continue };
+        if parsed.head.generation != generation {
+            let why = format!("its name says generation {generation}, it says {}", parsed.head.generation);
+            return Err(Error::malformed(object, "titan manifest", why));
         }
-        let index = Arc::new(Index::new(shown, parsed)?);
-        let mut catalog = catalog(place, &index)?;
-        note_extras(candidate, &index, &mut catalog)?;
+        let index = Arc::new(Index::new(object, parsed)?);
+        let mut catalog = catalog(&index, &place.key)?;
+        note_extras(candidate, &mut catalog);
         let parts = index.writers.iter().map(|_| OnceLock::new()).collect();
-        let recent = Arc::default();
-        return Ok(Arc::new(TitanReader { place: place.clone(), catalog, index, parts, recent }));
+        let (recent, open_objects) = (Arc::default(), OpenObjects::default());
+        return Ok(TitanReader { place: place.clone(), catalog, index, parts, recent, open_objects });
     }
-    let why = "every save in this folder was abandoned; choose another step";
+    let why = format!("all of its {} generations were abandoned: no save finished", generations.len());
     Err(Error::malformed(place.display(), "titan checkpoint", why))
 }
 
-fn catalog(place: &Place, index: &Arc<Index>) -> Result<Catalog> {
+/// The catalog of a manifest. Data objects come first, in order of writer and sequence, then part records.
+pub(crate) fn catalog(index: &Arc<Index>, root: &Key) -> Result<Catalog> {
+    let head = &index.head;
     let mut catalog = Catalog::new(FORMAT_NAME);
-    for (writer, row) in (0..).zip(&index.writers) {
-        for (sequence, &(byte_len, _)) in row.iter().flat_map(|row| row.objects.iter().enumerate()) {
-            let key = place.key.join(&object_name(&index.head.attempt, writer, sequence))?;
-            catalog.objects.push(ObjectInfo { key, byte_len, exact: true, writer: Some(writer) });
+    catalog.mesh = head.mesh.clone();
+    catalog.step = head.step;
+    let texts = [
+        ("attempt", head.attempt.clone()),
+        ("generation", head.generation.to_string()),
+        ("producer", head.producer.clone()),
+        ("compressed", head.compressed.to_string()),
+    ];
+    catalog.attributes = texts.into_iter().map(|(name, text)| (name.to_owned(), text)).collect();
+    let rows = || (0u32..).zip(&index.writers).filter_map(|(writer, row)| Some((writer, row.as_ref()?)));
+    for (writer, row) in rows() {
+        for (sequence, &(byte_len, _)) in (0..).zip(&row.objects) {
+            let key = names::object(&head.attempt, writer, sequence, head.compressed)?;
+            catalog.objects.push(object_info(root, &key, byte_len, writer)?);
         }
     }
-    for (tensor, row) in (0..).zip(index.table.rows()) {
-        let placements = match &row.boxes {
-            Boxes::Placed { class, .. } => {
-                let class = &index.table.classes()[*class as usize];
-                (!class.inferred && index.head.mesh.is_some()).then(|| class.placements())
-            }
-            Boxes::Listed(_) => None,
-        };
-        let chunks = ChunkTable::Computed(Arc::new(TensorChunks { index: index.clone(), tensor }));
-        let (spec, path) = (row.spec.clone(), row.path.clone());
-        catalog.tensors.insert(row.fqn.clone(), Tensor { spec, path, chunks, placements });
+    for (writer, row) in rows() {
+        let key = names::part(&head.attempt, writer)?;
+        catalog.objects.push(object_info(root, &key, row.part_byte_len, writer)?);
     }
-    for row in &index.values {
-        catalog.values.insert(row.fqn.clone(), ValueEntry { path: row.path.clone(), stored: None });
-    }
-    (catalog.mesh, catalog.step) = (index.head.mesh.clone(), index.head.step);
-    catalog.attributes.insert("producer".to_owned(), index.head.producer.clone());
-    catalog.attributes.insert("attempt".to_owned(), index.head.attempt.clone());
+    catalog.tensors = (0..)
+        .zip(index.table.rows())
+        .map(|(tensor, row)| (row.fqn.clone(), tensor_of(index, tensor, row)))
+        .collect();
+    catalog.values = index
+        .values
+        .iter()
+        .map(|row| (row.fqn.clone(), ValueEntry { path: row.path.clone(), stored: None }))
+        .collect();
     Ok(catalog)
 }
 
-/// Notes objects that nothing refers to: other attempts, leftovers.
-fn note_extras(candidate: &Candidate, index: &Index, catalog: &mut Catalog) -> Result<()> {
-    let root = &candidate.place.key;
-    let mut known: HashSet<_> = catalog.objects.iter().map(|object| object.key.clone()).collect();
-    for (writer, _) in (0..).zip(&index.writers).filter(|(_, row)| row.is_some()) {
-        known.insert(root.join(&part_name(&index.head.attempt, writer))?);
-    }
-    for object in &candidate.objects {
-        let manifest = object.key.below(root).is_some_and(|name| generation(name).is_some());
-        if !manifest && !known.contains(&object.key) {
-            catalog.findings.push(Finding {
-                severity: Severity::Note,
-                fqn: None,
-                object: Some(object.key.clone()),
-                message: "the manifest does not refer to this object".to_owned(),
-            });
+/// Notes objects that the manifest does not refer to: other attempts, leftovers.
+fn note_extras(candidate: &Candidate, catalog: &mut Catalog) {
+    let known: HashSet<&Key> = catalog.objects.iter().map(|object| &object.key).collect();
+    let extras = candidate.objects.iter().filter(|object| {
+        let name = object.key.below(&candidate.place.key).unwrap_or_default();
+        names::generation(name).is_none() && !known.contains(&object.key)
+    });
+    let note = |object: &ObjectMeta| Finding {
+        severity: Severity::Note,
+        fqn: None,
+        object: Some(object.key.clone()),
+        message: "the manifest does not refer to this object".to_owned(),
+    };
+    catalog.findings = extras.map(note).collect();
+}
+
+fn object_info(root: &Key, key: &Key, byte_len: u64, writer: u32) -> Result<ObjectInfo> {
+    Ok(ObjectInfo { key: root.join(key.as_str())?, byte_len, exact: true, writer: Some(writer) })
+}
+
+fn tensor_of(index: &Arc<Index>, tensor: u32, row: &Row) -> Tensor {
+    let placements = match &row.boxes {
+        Boxes::Placed { class, layout } if !index.table.classes()[*class as usize].inferred => {
+            Some(layout.placements().to_vec())
         }
-    }
-    Ok(())
+        _ => None,
+    };
+    // The stand-in grid of writers is no mesh, so placements on it mean nothing to others.
+    let placements = placements
+        .filter(|_| index.head.mesh.as_ref().is_some_and(|mesh| Arc::ptr_eq(mesh, index.table.grid())));
+    let chunks = ChunkTable::Computed(Arc::new(TensorChunks { index: index.clone(), tensor }));
+    Tensor { spec: row.spec.clone(), path: row.path.clone(), chunks, placements }
 }
 
 impl TitanReader {
-    /// A writer's part record, read and checked once.
-    fn part(&self, writer: u32) -> Result<Arc<Part>> {
+    /// The manifest and the layouts computed so far.
+    pub(crate) fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// The part record of a writer, read and checked once.
+    pub(crate) fn part(&self, writer: u32) -> Result<Arc<Part>> {
         let known = &self.parts[writer as usize];
         if let Some(part) = known.get() {
             return Ok(part.clone());
         }
-        let key = self.place.key.join(&part_name(&self.index.head.attempt, writer))?;
-        let bytes = self.place.store.get(&key, PART_BYTES_MAX)?;
+        let key = self.place.key.join(names::part(&self.index.head.attempt, writer)?.as_str())?;
         let expected = Expected {
             object: &self.place.store.display(&key),
             attempt: &self.index.head.attempt,
             writer,
             row: self.index.row(writer)?,
             layout: self.index.layout(writer)?,
-            box_bytes: &|_| Vec::new(),
+            box_bytes: match self.index.head.compressed {
+                true => Some(self.index.box_bytes(writer)?),
+                false => None,
+            },
         };
-        let part = Arc::new(expected.decode(&bytes)?);
-        Ok(known.get_or_init(|| part).clone())
+        let part = expected.decode(&self.place.store.get(&key, PART_BYTES_MAX)?)?;
+        Ok(known.get_or_init(|| Arc::new(part)).clone())
     }
 
-    fn row(&self, fqn: &Fqn) -> Result<&manifest::ValueRow> {
-        let at = self.catalog.values.get_index_of(fqn);
-        let row = at.and_then(|at| self.index.values.get(at));
-        row.ok_or_else(|| Error::NoSuchName { fqn: fqn.to_string(), hint: String::new() })
-    }
-
-    fn check_header(&self, object: u32, info: &ObjectInfo) -> Result<()> {
-        let name = self.place.store.display(&info.key);
-        let lost = || self.index.malformed(format!("{name} has no writer"));
-        let (writer, sequence) = self.index.writer_of(object).ok_or_else(lost)?;
-        let part = self.part(writer)?;
-        let Some(&PartObject::Plain { header_crc64, .. }) = part.objects.get(sequence as usize) else {
-            return Err(Error::malformed(name, "titan object", "its part record says it is compressed"));
-        };
-        let mut bytes = vec![0; self.index.extent(writer, sequence)?.1 as usize];
-        self.place.store.open(&info.key)?.read_at(0, &mut bytes)?;
-        match crc64(&bytes) {
-            found if found == header_crc64 => Ok(()),
-            found => Err(Error::Damaged {
-                object: name,
-                from: 0,
-                until: bytes.len() as u64,
-                found: format!("CRC-64 {found:016x}"),
-                expected: format!("{header_crc64:016x}"),
-                fqn_note: ", its header".to_owned(),
-            }),
-        }
+    fn no_such_name(&self, fqn: &Fqn) -> Error {
+        Error::NoSuchName { fqn: fqn.as_str().to_owned(), hint: String::new() }
     }
 }
 
@@ -163,43 +171,49 @@ impl Reader for TitanReader {
         &self.place
     }
 
-    fn resolve(&self, fqn: &Fqn, _tensor: &Tensor, chunk: &Chunk) -> Result<Elements> {
-        let lost = || Error::NoSuchName { fqn: fqn.to_string(), hint: String::new() };
-        let tensor = self.catalog.tensors.get_index_of(fqn).ok_or_else(lost)? as u32;
-        let (writer, _) = self.index.writer_of(chunk.object).ok_or_else(lost)?;
-        let slot = self.index.slot_of_region(writer, tensor, &chunk.region)?;
-        let key = &self.catalog.objects[chunk.object as usize].key;
+    fn resolve(&self, fqn: &Fqn, tensor: &Tensor, chunk: &Chunk) -> Result<Elements> {
+        let position = self.catalog.tensors.get_index_of(fqn).ok_or_else(|| self.no_such_name(fqn))? as u32;
+        let Some((writer, _)) = self.index.writer_of(chunk.object) else {
+            return Err(self.index.malformed(format!("object {} holds no tensor data", chunk.object)));
+        };
+        let slot = self.index.slot_of_region(writer, position, &chunk.region)?;
+        let part = self.part(writer)?;
+        let (object, name) =
+            (chunk.object, self.place.store.display(&self.catalog.objects[chunk.object as usize].key));
+        let source = self.open_objects.get(&self.place, &self.catalog, object)?;
+        let (fqn, recent, dtype) = (fqn.clone(), self.recent.clone(), tensor.spec.dtype);
+        if self.index.head.compressed {
+            let from = FrameSource { fqn, dtype, name, object, source, recent };
+            let source = Arc::new(FrameBox::new(from, &part, slot.sequence, slot.position));
+            return Ok(Elements { source, byte_offset: 0, strides: None, crc32: None });
+        }
         let source = CheckedBox {
-            fqn: fqn.clone(),
-            name: self.place.store.display(key),
-            object: chunk.object,
-            source: self.place.store.open(key)?,
-            part: self.part(writer)?,
+            fqn,
+            name,
+            object,
+            source,
+            part,
             sequence: slot.sequence,
             first_block: slot.first_block,
             byte_offset: chunk.byte_offset,
             byte_len: chunk.byte_len,
             block_bytes: self.index.head.block_bytes,
-            recent: self.recent.clone(),
+            recent,
         };
         Ok(Elements { source: Arc::new(source), byte_offset: 0, strides: None, crc32: None })
     }
 
     fn value(&self, fqn: &Fqn) -> Result<Value> {
-        manifest::decode_value(&self.index.manifest, self.row(fqn)?)
+        let position = self.catalog.values.get_index_of(fqn).ok_or_else(|| self.no_such_name(fqn))?;
+        value::decode(&self.index.manifest, fqn, &self.index.values[position].json)
     }
 
     fn value_archive(&self, fqn: &Fqn) -> Result<Option<Vec<u8>>> {
-        value::archive(&self.row(fqn)?.json).map_err(|why| self.index.malformed(why))
+        let position = self.catalog.values.get_index_of(fqn).ok_or_else(|| self.no_such_name(fqn))?;
+        value::archive_of(&self.index.manifest, fqn, &self.index.values[position].json)
     }
 
     fn verify_framing(&self, report: &mut dyn FnMut(Finding)) -> Result<()> {
-        for (object, info) in (0..).zip(&self.catalog.objects) {
-            if let Err(error) = self.check_header(object, info) {
-                let (object, message) = (Some(info.key.clone()), error.to_string());
-                report(Finding { severity: Severity::Damage, fqn: None, object, message });
-            }
-        }
-        Ok(())
+        verify::framing(self, report)
     }
 }

@@ -46,7 +46,7 @@ impl Class {
 pub(crate) struct Row {
     pub(crate) fqn: Fqn,
     pub(crate) spec: TensorSpec,
-    /// Empty where unknown.
+    /// Empty where it is the single key that the FQN spells.
     pub(crate) path: Path,
     pub(crate) boxes: Boxes,
 }
@@ -136,6 +136,11 @@ impl Table {
         Ok(Table { grid, object_bytes_max, classes, rows, members, listed })
     }
 
+    /// The grid that classes refer to.
+    pub(crate) fn grid(&self) -> &Arc<Mesh> {
+        &self.grid
+    }
+
     /// The classes.
     pub(crate) fn classes(&self) -> &[Class] {
         &self.classes
@@ -160,6 +165,13 @@ impl Table {
         &all[from..until]
     }
 
+    /// The writer that keeps the one box of a placed tensor without elements, so that its shards show it; `None` for
+    /// tensors with elements.
+    pub(crate) fn keeper(&self, layout: &Layout, class: u32) -> Option<u32> {
+        let empty = layout.shape().contains(&0);
+        empty.then(|| layout.first_rank(&self.classes[class as usize].owner()))
+    }
+
     /// The boxes that a writer stores, sorted by tensor and ordinal. Empty boxes are stored where they are listed.
     ///
     /// Errors: a box that does not fill whole blocks of a sub-byte type.
@@ -179,12 +191,16 @@ impl Table {
         for (tensor, position) in held {
             let row = &self.rows[tensor as usize];
             let region = match &row.boxes {
-                Boxes::Placed { layout, .. } => layout.region_at(&coordinates),
+                Boxes::Placed { layout, class } => {
+                    let region = layout.region_at(&coordinates);
+                    match region.is_empty() {
+                        false => region,
+                        true if self.keeper(layout, *class) == Some(writer) => Region::whole(layout.shape()),
+                        true => continue,
+                    }
+                }
                 Boxes::Listed(boxes) => boxes[position as usize].1.clone(),
             };
-            if region.is_empty() && matches!(row.boxes, Boxes::Placed { .. }) {
-                continue;
-            }
             let byte_len = row.spec.dtype.bytes(region.elements()).ok_or_else(|| {
                 BadRow::new(&row.fqn, format!("{region:?} does not fill whole blocks of {}", row.spec.dtype))
             })?;

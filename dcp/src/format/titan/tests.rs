@@ -6,7 +6,7 @@ use crate::diff::{DiffOptions, diff};
 use crate::format::safetensors::encode::{NewTensor, encode};
 use crate::format::safetensors::header::read_header;
 use crate::format::{Reader, open};
-use crate::model::{DType, FqnFilter, Severity, Value};
+use crate::model::{DType, FqnFilter, Severity};
 use crate::plan::Degrees;
 use crate::storage::memory::MemoryStore;
 use crate::storage::{Key, Place, Storage};
@@ -71,7 +71,9 @@ fn the_engine_writes_what_the_reader_reads() {
         let report = verify(&*reader, &deep(), &()).unwrap();
         assert!(report.findings.is_empty(), "{:?}", report.findings);
         assert_eq!(report.checked_bytes, report.read_bytes);
-        for info in &reader.catalog().objects {
+        let shards =
+            reader.catalog().objects.iter().filter(|info| info.key.as_str().ends_with(".safetensors"));
+        for info in shards {
             let file = goal.store.open(&info.key).unwrap();
             assert_eq!(read_header(&*file, 0, "shard").unwrap().end, info.byte_len);
         }
@@ -126,23 +128,4 @@ fn without_its_manifest_it_is_no_checkpoint_and_leftovers_are_noted() {
     );
     all.retain(|(name, _)| !name.ends_with("titan-0000.json"));
     assert!(open(&place(&all)).map_or(true, |reader| reader.catalog().format != "titan"));
-}
-
-#[test]
-fn values_keep_their_kind() {
-    let pair = |key: &str, value| (Value::Str(key.to_owned()), value);
-    let sample = Value::Dict(vec![
-        pair("none", Value::None),
-        pair("list", Value::List(vec![Value::Int(i64::MIN), Value::Bool(true)])),
-        pair("tuple", Value::Tuple(vec![Value::Float(0.1), Value::Float(-0.0)])),
-        pair("$float", Value::OrderedDict(vec![(Value::Int(3), Value::Str("x".to_owned()))])),
-    ]);
-    let json = super::value::encode(&sample, None).unwrap();
-    let again = serde_json::from_str(&json.to_string()).unwrap();
-    assert_eq!(super::value::decode(&again).unwrap(), sample);
-    assert_eq!(super::value::encode(&sample, Some(&[1, 2])).unwrap(), json);
-    let opaque = Value::Opaque { global: "a.B".to_owned() };
-    let carried = super::value::encode(&opaque, Some(&[1, 2])).unwrap();
-    assert_eq!(super::value::archive(&carried).unwrap().unwrap(), [1, 2]);
-    assert_eq!(super::value::encode(&opaque, None), None);
 }
