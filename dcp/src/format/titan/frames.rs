@@ -121,6 +121,7 @@ impl ReadAt for FrameBox {
     }
 
     fn granularity(&self) -> u64 {
-        self.frames.iter().map(|(_, frame)| frame.raw_bytes).max().unwrap_or(1)
+        // Never 1, which would say that nothing is checked.
+        self.frames.iter().map(|(_, frame)| frame.raw_bytes).max().unwrap_or(0).max(2)
     }
 }

@@ -119,7 +119,8 @@ impl Index {
         self.row(writer)?;
         let pieces = self.table.pieces(writer).map_err(bad)?;
         let layout = WriterLayout::new(&self.table, &pieces, self.head.block_bytes).map_err(bad)?;
-        let layout = layout.ok_or_else(|| self.malformed(format!("writer {writer} has too many objects")))?;
+        let layout = layout
+            .ok_or_else(|| self.malformed(format!("writer {writer} has too many objects or blocks")))?;
         self.check_layout(writer, &layout)?;
         Ok(known.get_or_init(|| layout))
     }

@@ -167,7 +167,7 @@ pub(crate) fn encode(
 }
 
 /// Adds the checksum to a JSON object.
-fn seal(mut json: Vec<u8>) -> Vec<u8> {
+pub(super) fn seal(mut json: Vec<u8>) -> Vec<u8> {
     debug_assert_eq!(json.last(), Some(&b'}'));
     json.pop();
     let tail = format!(",\"crc64\":\"{:016x}\"}}\n", crc64(&json));

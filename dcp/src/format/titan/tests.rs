@@ -1,5 +1,10 @@
 //! Checkpoints written by the engine and read back.
 
+mod attacks;
+mod layouts;
+mod memory;
+
+use self::memory::{objects, place};
 use super::Titan;
 use crate::convert::{self, ConvertOptions, Sharding};
 use crate::diff::{DiffOptions, diff};
@@ -8,23 +13,9 @@ use crate::format::safetensors::header::read_header;
 use crate::format::{Reader, open};
 use crate::model::{DType, FqnFilter, Severity};
 use crate::plan::Degrees;
-use crate::storage::memory::MemoryStore;
-use crate::storage::{Key, Place, Storage};
+use crate::storage::{Key, Place};
 use crate::verify::{VerifyOptions, verify};
 use std::sync::Arc;
-
-fn place(objects: &[(String, Vec<u8>)]) -> Place {
-    let store = MemoryStore::new();
-    objects.iter().for_each(|(name, bytes)| store.put(&Key::new(name).unwrap(), bytes).unwrap());
-    Place { store: Arc::new(store), key: Key::new("step").unwrap() }
-}
-
-fn objects(place: &Place) -> Vec<(String, Vec<u8>)> {
-    let listed = place.store.list(&place.key).unwrap().into_iter();
-    listed
-        .map(|object| (object.key.as_str().to_owned(), place.store.get(&object.key, 1 << 30).unwrap()))
-        .collect()
-}
 
 /// A safetensors file with uneven, odd, scalar, empty and large tensors.
 fn source() -> Place {
