@@ -109,7 +109,7 @@ fn bad_tensor(BadRow { fqn, why }: BadRow) -> Error {
     Error::BadTensor { fqn: fqn.as_str().to_owned(), message: why }
 }
 
-fn table_of(target: &Target, object_bytes_max: u64) -> Result<Table> {
+pub(super) fn table_of(target: &Target, object_bytes_max: u64) -> Result<Table> {
     let grid = grid(target.mesh.as_ref(), target.writers);
     let mut classes: IndexSet<Class> = IndexSet::new();
     let mut rows = Vec::with_capacity(target.tensors.len());

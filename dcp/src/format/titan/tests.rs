@@ -3,6 +3,7 @@
 mod attacks;
 mod layouts;
 mod memory;
+mod scale;
 
 use self::memory::{objects, place};
 use super::Titan;
