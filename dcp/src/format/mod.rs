@@ -11,9 +11,6 @@ mod torch_save;
 #[doc(hidden)]
 pub mod wire;
 
-#[doc(hidden)]
-pub use titan::parse_manifest as parse_titan_manifest;
-
 use crate::error::{Error, Result};
 use crate::layout::{Layout, Mesh, Placement, Region};
 use crate::model::{Catalog, Chunk, DType, Fqn, Path, Tensor, TensorSpec, Value};

@@ -44,8 +44,6 @@ mod verify;
 
 use super::{Candidate, Draft, Format, Reader, Target, WriteOptions};
 use crate::error::Result;
-use crate::layout::Region;
-use crate::storage::Key;
 use std::sync::Arc;
 
 /// The format's name.
@@ -80,19 +78,4 @@ impl Format for Titan {
 /// CRC-64/NVME.
 fn crc64(bytes: &[u8]) -> u64 {
     crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes)
-}
-
-/// Parses a manifest, makes its catalog and looks up the first chunks of every tensor, as opening a checkpoint and
-/// starting to read it does. For fuzzing.
-#[doc(hidden)]
-pub fn parse_manifest(bytes: &[u8]) -> Result<()> {
-    let Some(parsed) = manifest::decode("manifest", bytes)? else { return Ok(()) };
-    let index = Arc::new(index::Index::new("manifest".to_owned(), parsed)?);
-    let catalog = reader::catalog(&index, &Key::root())?;
-    for tensor in catalog.tensors.values() {
-        let corner = tensor.spec.shape.iter().map(|&size| size.min(1));
-        let corner = Region::new(vec![0; tensor.spec.shape.len()], corner.collect::<Vec<_>>());
-        tensor.chunks.overlapping(&corner)?;
-    }
-    Ok(())
 }

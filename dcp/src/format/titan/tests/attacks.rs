@@ -3,11 +3,14 @@
 use super::memory::{FOLDER, objects, place, write};
 use crate::copy::TensorReader;
 use crate::error::{Error, Result};
+use crate::format::titan::crc64;
+use crate::format::titan::index::Index;
 use crate::format::titan::manifest::{MANIFEST_BYTES_MAX, decode, seal};
-use crate::format::titan::{crc64, parse_manifest};
+use crate::format::titan::reader::catalog;
 use crate::format::{Pieces, Target, TargetTensor, TargetValue, WriteOptions, open};
 use crate::layout::{Mesh, Placement, Region};
 use crate::model::{DType, Path, TensorSpec, Value};
+use crate::storage::Key;
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 use std::sync::Arc;
@@ -39,6 +42,18 @@ fn sound(compress: bool) -> Vec<(String, Vec<u8>)> {
         step: None,
     };
     objects(&write(&target, &WriteOptions { compress, ..WriteOptions::default() }).unwrap().1)
+}
+
+/// Parses a manifest, makes its catalog and looks up a chunk of every tensor.
+fn parse_manifest(bytes: &[u8]) -> Result<()> {
+    let Some(parsed) = decode("manifest", bytes)? else { return Ok(()) };
+    let index = Arc::new(Index::new("manifest".to_owned(), parsed)?);
+    for tensor in catalog(&index, &Key::root())?.tensors.values() {
+        let shape = &tensor.spec.shape;
+        let corner: Vec<u64> = shape.iter().map(|&size| size.min(1)).collect();
+        tensor.chunks.overlapping(&Region::new(vec![0; shape.len()], corner))?;
+    }
+    Ok(())
 }
 
 fn is_manifest(name: &str) -> bool {
