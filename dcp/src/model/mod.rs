@@ -5,6 +5,7 @@ mod catalog;
 mod dtype;
 mod fqn;
 pub mod numbers;
+mod numpy_type;
 mod spec;
 mod value;
 mod value_repr;
@@ -15,5 +16,6 @@ pub use catalog::{
 };
 pub use dtype::DType;
 pub use fqn::{Fqn, FqnFilter};
+pub(crate) use numpy_type::NumpyType;
 pub use spec::{Path, PathPart, TensorSpec};
 pub use value::{InlineTensor, Value};

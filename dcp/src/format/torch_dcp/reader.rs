@@ -128,8 +128,8 @@ impl DcpReader {
         let zip = ZipIndex::read(&mut item)?;
         let pickle = zip.read_record(&mut item, PICKLE_RECORD, TENSOR_PICKLE_BYTES_MAX)?;
         let pickle = pickle_read::parse(&pickle).map_err(|error| error.of(&object))?;
-        let stored = tensor_of(&pickle, pickle.root()).unwrap_or_else(|| Err("it is no tensor".to_owned()));
-        let stored = stored.map_err(|why| in_item(fqn, chunk, &object, why))?;
+        let stored = tensor_of(&pickle, pickle.root()).unwrap_or_else(|| Err("it is no tensor".into()));
+        let stored = stored.map_err(|why| in_item(fqn, chunk, &object, why.to_string()))?;
         check_spec(fqn, tensor, chunk, &stored, &object)?;
         let record_name = format!("data/{}", stored.storage_key);
         let record = zip.find(&item, &record_name)?;

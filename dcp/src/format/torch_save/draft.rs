@@ -2,9 +2,9 @@
 
 use super::flatten::{Tree, build};
 use crate::error::{Error, Result};
-use crate::format::wire::archive::write_value;
 use crate::format::wire::pickle_write::PickleWriter;
 use crate::format::wire::tensor::write_tensor;
+use crate::format::wire::value_write::write_value;
 use crate::format::wire::zip_write::{ALIGN_BYTES, Contents, NewRecord, ZipLayout};
 use crate::format::{
     ChecksumKind, Draft, ObjectDraft, ObjectSums, Patch, PlacedRegion, Target, WriteOptions,

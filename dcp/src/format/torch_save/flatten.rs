@@ -2,15 +2,16 @@
 
 use crate::error::{Error, Result};
 use crate::format::wire::pickle_nodes::{NodeId, Pickle, View};
-use crate::format::wire::tensor::{StoredTensor, tensor_of};
+use crate::format::wire::tensor::{StoredTensor, TensorError, tensor_of};
+use crate::format::wire::value_read::{Budget, value_of};
 use crate::model::{Path, PathPart};
 use indexmap::IndexMap;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-/// Deepest nesting that is flattened; Python's own recursion limit is near it.
-const DEPTH_MAX: usize = 500;
-/// Most names of one file.
-const LEAVES_MAX: usize = 10_000_000;
+/// Deepest nesting that is flattened; CPython's pickler gives up at some 300 levels.
+const DEPTH_MAX: usize = 256;
+/// Most entries of dicts and lists that are looked at, counting what is referred to twice as two.
+const ENTRIES_MAX: u64 = 10_000_000;
 
 /// A leaf of the nested object.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ pub(super) type Leaves = IndexMap<String, (Path, Leaf)>;
 ///
 /// Errors: [`Error::Malformed`] for two leaves of one name, too deep nesting, impossible tensors.
 pub(super) fn flatten(pickle: &Pickle, object: &str) -> Result<Leaves> {
-    let mut walk = Walk { pickle, object, leaves: IndexMap::new() };
+    let mut walk = Walk { pickle, object, leaves: IndexMap::new(), entries: 0, leaf_lists: HashMap::new() };
     walk.node(pickle.root(), &mut Vec::new())?;
     Ok(walk.leaves)
 }
@@ -37,19 +38,26 @@ struct Walk<'a> {
     pickle: &'a Pickle<'a>,
     object: &'a str,
     leaves: Leaves,
+    /// Entries looked at so far. A few nodes that refer to each other can stand for any number of entries.
+    entries: u64,
+    /// Which lists are leaves, so that each is looked through once.
+    leaf_lists: HashMap<NodeId, bool>,
 }
 
 impl Walk<'_> {
     fn node(&mut self, id: NodeId, path: &mut Path) -> Result<()> {
-        if path.len() > DEPTH_MAX || self.leaves.len() > LEAVES_MAX {
-            return Err(
-                self.malformed(format!("it nests over {DEPTH_MAX} deep or has over {LEAVES_MAX} names"))
-            );
+        self.entries += 1;
+        if path.len() > DEPTH_MAX || self.entries > ENTRIES_MAX {
+            let why = format!("it nests over {DEPTH_MAX} deep or has over {ENTRIES_MAX} entries");
+            return Err(self.malformed(why));
         }
-        if let Some(tensor) = tensor_of(self.pickle, id) {
-            let tensor =
-                tensor.map_err(|why| self.malformed(format!("tensor `{}`: {why}", name_of(path))))?;
-            return self.leaf(path, Leaf::Tensor(tensor));
+        match tensor_of(self.pickle, id) {
+            Some(Ok(tensor)) => return self.leaf(path, Leaf::Tensor(tensor)),
+            Some(Err(TensorError::Unsupported(_))) => return self.leaf(path, Leaf::Value(id)),
+            Some(Err(TensorError::Invalid(why))) => {
+                return Err(self.malformed(format!("tensor `{}`: {why}", name_of(path))));
+            }
+            None => {}
         }
         if let Some(pairs) = mapping(self.pickle, id) {
             for &[key, value] in pairs {
@@ -60,7 +68,7 @@ impl Walk<'_> {
             return Ok(());
         }
         match self.pickle.view(id) {
-            View::List(items) if !is_leaf_list(self.pickle, id, 0) => {
+            View::List(items) if !self.is_leaf_list(id, 0) => {
                 for (index, &item) in items.iter().enumerate() {
                     path.push(PathPart::Index(index as u64));
                     self.node(item, path)?;
@@ -74,13 +82,34 @@ impl Walk<'_> {
 
     /// A dict's key as Python's `str` gives it.
     fn key(&self, id: NodeId) -> Result<String> {
-        match self.pickle.view(id) {
-            View::Str(text) => Ok(text.to_owned()),
-            View::Int(int) => Ok(int.to_string()),
-            View::Bool(flag) => Ok(if flag { "True" } else { "False" }.to_owned()),
-            View::None => Ok("None".to_owned()),
-            other => Err(self.malformed(format!("a dict key that is neither text nor a number: {other:?}"))),
+        if let Some(text) = self.pickle.str(id) {
+            return Ok(text.to_owned());
         }
+        let refuse = |_: &StoredTensor| Err(self.malformed("a dict key that is a tensor".to_owned()));
+        let key = value_of(self.pickle, id, self.object, &mut Budget::default(), &mut { refuse })?;
+        match key.is_opaque() {
+            false => Ok(key.py_repr()),
+            true => Err(self.malformed(format!("a dict key of an unknown type: {}", key.py_repr()))),
+        }
+    }
+
+    /// Whether a list holds no tensor, no dict, and no list that does. Lists that are too deep, or hold themselves,
+    /// count as leaves here and are refused as values.
+    fn is_leaf_list(&mut self, id: NodeId, depth: usize) -> bool {
+        let pickle = self.pickle;
+        let View::List(items) = pickle.view(id) else { return true };
+        if let Some(&known) = self.leaf_lists.get(&id) {
+            return known;
+        }
+        self.leaf_lists.insert(id, true);
+        let is_leaf = depth > DEPTH_MAX
+            || items.iter().all(|&item| {
+                tensor_of(pickle, item).is_none()
+                    && mapping(pickle, item).is_none()
+                    && self.is_leaf_list(item, depth + 1)
+            });
+        self.leaf_lists.insert(id, is_leaf);
+        is_leaf
     }
 
     fn leaf(&mut self, path: &Path, leaf: Leaf) -> Result<()> {
@@ -109,17 +138,6 @@ fn mapping<'p>(pickle: &'p Pickle, id: NodeId) -> Option<&'p [[NodeId; 2]]> {
         }
         _ => None,
     }
-}
-
-/// Whether a list holds no tensor, no dict, and no list that does.
-fn is_leaf_list(pickle: &Pickle, id: NodeId, depth: usize) -> bool {
-    let View::List(items) = pickle.view(id) else { return true };
-    depth > DEPTH_MAX
-        || items.iter().all(|&item| {
-            tensor_of(pickle, item).is_none()
-                && mapping(pickle, item).is_none()
-                && is_leaf_list(pickle, item, depth + 1)
-        })
 }
 
 /// The FQN of a path. A file that holds one bare tensor or value gives it the name `value`.

@@ -1,7 +1,9 @@
 //! The stream that `torch.save` wrote before version 1.6.
 
 use crate::error::{Error, Result};
+use crate::format::wire::pickle_nodes::Pickle;
 use crate::format::wire::pickle_read::parse_prefix;
+use crate::format::wire::tensor::storage_of;
 use crate::storage::ReadAt;
 use std::collections::HashMap;
 
@@ -83,14 +85,19 @@ fn parse(head: &[u8], object: &str) -> Result<Stream, Failure> {
     Ok(Stream { data: head[data].to_vec(), keys, storages_offset: end.end as u64 })
 }
 
-/// Finds the data of every storage. `lengths` gives their bytes, as the tensors that use them say.
+/// Finds the data of every storage: its first byte by its key. `pickle` is that of the object.
 pub(super) fn storages(
     source: &dyn ReadAt,
     object: &str,
     stream: &Stream,
-    lengths: &HashMap<String, (u64, u64)>,
+    pickle: &Pickle,
 ) -> Result<HashMap<String, u64>> {
     let bad = |why: String| Error::malformed(object, "torch.save file", why);
+    let mut lengths = HashMap::new();
+    for id in pickle.persistent_ids() {
+        let storage = storage_of(pickle, id).map_err(|why| bad(why.to_string()))?;
+        lengths.insert(storage.key, (storage.byte_len, storage.dtype.block_bytes()));
+    }
     let mut at = stream.storages_offset;
     let mut offsets = HashMap::new();
     for key in &stream.keys {
@@ -99,7 +106,7 @@ pub(super) fn storages(
         let count = u64::from_le_bytes(count);
         let (byte_len, element_bytes) = *lengths
             .get(key)
-            .ok_or_else(|| bad(format!("no tensor uses storage `{key}`, so its length is unknown")))?;
+            .ok_or_else(|| bad(format!("nothing uses storage `{key}`, so its length is unknown")))?;
         if count.checked_mul(element_bytes) != Some(byte_len) {
             return Err(bad(format!(
                 "storage `{key}` has {count} elements of {element_bytes} bytes, {byte_len} bytes are expected"

@@ -2,36 +2,48 @@
 
 use super::flatten::{Leaf, flatten};
 use super::{is_zip, legacy};
-use crate::error::{Error, Result};
-use crate::format::wire::archive::{gather, value_of};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::wire::archive::{PICKLE_NAME, check_kind, storage_name};
 use crate::format::wire::item::Item;
+use crate::format::wire::pickle_nodes::Pickle;
 use crate::format::wire::pickle_read::parse;
 use crate::format::wire::tensor::StoredTensor;
-use crate::format::wire::zip_read::ZipIndex;
+use crate::format::wire::value_read::{Budget, in_row_major, value_of};
+use crate::format::wire::zip_read::{Record, ZipIndex};
 use crate::format::{Elements, Reader};
 use crate::layout::Region;
 use crate::model::{
     Catalog, Chunk, ChunkTable, Finding, Fqn, ObjectInfo, Severity, Tensor, Value, ValueEntry,
 };
 use crate::storage::{Place, ReadAt};
+use crc_fast::CrcAlgorithm::Crc32IsoHdlc;
 use indexmap::IndexMap;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Largest `data.pkl` that is read.
 const PICKLE_BYTES_MAX: u64 = 1 << 30;
-/// Largest storage of a tensor that is part of a value.
-const VALUE_BYTES_MAX: u64 = 1 << 30;
+/// What is read at once to check a record.
+const CHECK_BYTES: u64 = 8 << 20;
 
 /// A `torch.save` file.
 #[derive(Debug)]
 pub(super) struct TorchSaveReader {
     place: Place,
+    /// The file's name in errors.
+    object: String,
     source: Arc<dyn ReadAt>,
     catalog: Catalog,
     tensors: HashMap<Fqn, StoredTensor>,
-    values: IndexMap<Fqn, Value>,
+    values: IndexMap<Fqn, Held>,
     storages: Storages,
+}
+
+/// A value, or why it could not be read.
+#[derive(Debug)]
+enum Held {
+    Value(Value),
+    Unreadable(String),
 }
 
 /// Where the storages' bytes are.
@@ -54,99 +66,104 @@ impl TorchSaveReader {
                 "a tar archive of PyTorch before 0.1.10 is not read; load and save it with PyTorch first";
             return Err(Error::malformed(object, "torch.save file", why));
         }
-        let (data, index, stream) = if is_zip(head) {
+        if is_zip(head) {
             let mut item = Item::whole(&*source, &object);
             let index = ZipIndex::read(&mut item)?;
-            if index.records.contains_key("constants.pkl") {
-                let why = "it is a TorchScript archive, a program and not a checkpoint; save its state_dict() instead";
-                return Err(Error::malformed(object, "torch.save file", why));
-            }
-            check_byte_order(&index, &mut item)?;
-            (index.read_record(&mut item, "data.pkl", PICKLE_BYTES_MAX)?, Some(index), None)
-        } else {
-            let mut stream = legacy::read(&*source, &object)?;
-            (std::mem::take(&mut stream.data), None, Some(stream))
-        };
-        let pickle = parse(&data).map_err(|error| error.of(&object))?;
-        let leaves = flatten(&pickle, &object)?;
-        let storages = match (index, stream) {
-            (Some(index), _) => Storages::Zip(index),
-            (None, Some(stream)) => {
-                let tensors = leaves.values().filter_map(|(_, leaf)| match leaf {
-                    Leaf::Tensor(tensor) => Some(tensor),
-                    Leaf::Value(_) => None,
-                });
-                let lengths = tensors
-                    .map(|t| (t.storage_key.clone(), (t.storage_bytes, t.spec.dtype.block_bytes())))
-                    .collect();
-                Storages::Legacy(legacy::storages(&*source, &object, &stream, &lengths)?)
-            }
-            (None, None) => {
-                return Err(Error::malformed(object, "torch.save file", "it is neither zip nor legacy"));
-            }
-        };
-        let catalog = Catalog::new(super::NAME);
-        let mut reader = TorchSaveReader {
-            place,
-            source,
-            catalog,
-            tensors: HashMap::new(),
-            values: IndexMap::new(),
-            storages,
-        };
+            check_kind(&index, &mut item)?;
+            let data = index.read_record(&mut item, PICKLE_NAME, PICKLE_BYTES_MAX)?;
+            let pickle = parse(&data).map_err(|error| error.of(&object))?;
+            return Self::read(place, object.clone(), source.clone(), Storages::Zip(index), &pickle);
+        }
+        let stream = legacy::read(&*source, &object)?;
+        let pickle = parse(&stream.data).map_err(|error| error.of(&object))?;
+        let storages = Storages::Legacy(legacy::storages(&*source, &object, &stream, &pickle)?);
+        Self::read(place, object, source, storages, &pickle)
+    }
+
+    /// Takes tensors and values out of the pickle.
+    fn read(
+        place: Place,
+        object: String,
+        source: Arc<dyn ReadAt>,
+        storages: Storages,
+        pickle: &Pickle,
+    ) -> Result<Self> {
+        let leaves = flatten(pickle, &object)?;
+        let (tensors, values, catalog) = (HashMap::new(), IndexMap::new(), Catalog::new(super::NAME));
+        let mut reader = TorchSaveReader { place, object, source, catalog, tensors, values, storages };
         reader.catalog.objects.push(ObjectInfo {
             key: reader.place.key.clone(),
             byte_len: reader.source.byte_len(),
             exact: true,
             writer: Some(0),
         });
+        let mut budget = Budget::default();
         for (name, (path, leaf)) in leaves {
             let fqn = Fqn::new(name);
             match leaf {
                 Leaf::Tensor(tensor) => {
                     let (byte_offset, byte_len) = reader.stored(&tensor)?;
                     let region = Region::whole(&tensor.spec.shape);
-                    let chunk = Chunk { region, object: 0, byte_offset, byte_len };
-                    let chunks = ChunkTable::Listed(vec![chunk]);
-                    let spec = tensor.spec.clone();
-                    reader
-                        .catalog
-                        .tensors
-                        .insert(fqn.clone(), Tensor { spec, path, chunks, placements: None });
+                    let chunks = ChunkTable::Listed(vec![Chunk { region, object: 0, byte_offset, byte_len }]);
+                    let entry = Tensor { spec: tensor.spec.clone(), path, chunks, placements: None };
+                    reader.catalog.tensors.insert(fqn.clone(), entry);
                     reader.tensors.insert(fqn, tensor);
                 }
                 Leaf::Value(id) => {
-                    let value = value_of(&pickle, id, &object, &mut |tensor| reader.inline(tensor))?;
+                    let mut inline = |tensor: &StoredTensor| reader.inline(tensor);
+                    let value = value_of(pickle, id, &reader.object, &mut budget, &mut inline);
                     reader.catalog.values.insert(fqn.clone(), ValueEntry { path, stored: None });
-                    reader.values.insert(fqn, value);
+                    reader.hold(fqn, value)?;
                 }
             }
         }
         Ok(reader)
     }
 
-    /// Position and length of the record that holds a tensor's storage.
+    /// Keeps a value, and tells of what is odd about it. Only trouble with the store is an error.
+    fn hold(&mut self, fqn: Fqn, value: Result<Value>) -> Result<()> {
+        let held = match value {
+            Ok(value) => Held::Value(value),
+            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+            Err(error) => Held::Unreadable(error.to_string()),
+        };
+        let odd = match &held {
+            Held::Value(value) if value.is_opaque() => Some((
+                Severity::Note,
+                format!("its type is not known here, so it cannot be carried over: {}", value.py_repr()),
+            )),
+            Held::Value(_) => None,
+            Held::Unreadable(why) => Some((Severity::Damage, why.clone())),
+        };
+        if let Some((severity, message)) = odd {
+            let object = Some(self.place.key.clone());
+            self.catalog.findings.push(Finding { severity, fqn: Some(fqn.clone()), object, message });
+        }
+        self.values.insert(fqn, held);
+        Ok(())
+    }
+
+    fn item(&self) -> Item<'_> {
+        Item::whole(&*self.source, &self.object)
+    }
+
+    /// Position and length of what holds a tensor's storage, framing included.
     fn stored(&self, tensor: &StoredTensor) -> Result<(u64, u64)> {
+        let name = storage_name(tensor);
         match &self.storages {
             Storages::Legacy(offsets) => match offsets.get(&tensor.storage_key) {
                 Some(&byte_offset) => Ok((byte_offset, tensor.storage_bytes)),
                 None => Err(self.malformed(format!("storage `{}` is not in the file", tensor.storage_key))),
             },
-            Storages::Zip(index) => {
-                let object = self.place.display();
-                let record = index.find(&Item::whole(&*self.source, &object), &record_name(tensor))?;
-                if record.byte_len != tensor.storage_bytes || record.method != 0 {
-                    let why = format!(
-                        "record `{}` has {} bytes (method {}), {} stored bytes are expected",
-                        record_name(tensor),
-                        record.byte_len,
-                        record.method,
-                        tensor.storage_bytes
-                    );
-                    return Err(self.malformed(why));
+            Storages::Zip(index) => match index.find(&self.item(), &name)? {
+                record if record.byte_len == tensor.storage_bytes && record.method == 0 => {
+                    Ok((record.header_offset, record.extent_len))
                 }
-                Ok((record.header_offset, record.extent_len))
-            }
+                record => Err(self.malformed(format!(
+                    "record `{name}` has {} bytes (method {}), {} stored bytes are expected",
+                    record.byte_len, record.method, tensor.storage_bytes
+                ))),
+            },
         }
     }
 
@@ -155,9 +172,7 @@ impl TorchSaveReader {
         match &self.storages {
             Storages::Legacy(_) => Ok((self.stored(tensor)?.0, None)),
             Storages::Zip(index) => {
-                let object = self.place.display();
-                let mut item = Item::whole(&*self.source, &object);
-                let name = record_name(tensor);
+                let (mut item, name) = (self.item(), storage_name(tensor));
                 let crc32 = index.find(&item, &name)?.crc32;
                 // PyTorch can leave checksums out (set_crc32_options), which reads as 0.
                 Ok((index.data_offset(&mut item, &name)?, (crc32 != 0).then_some(crc32)))
@@ -165,18 +180,36 @@ impl TorchSaveReader {
         }
     }
 
+    /// The elements, row-major, of a tensor that is part of a value.
     fn inline(&self, tensor: &StoredTensor) -> Result<Vec<u8>> {
         self.stored(tensor)?;
-        if tensor.storage_bytes > VALUE_BYTES_MAX {
-            return Err(self.malformed(format!("a tensor of {} bytes inside a value", tensor.storage_bytes)));
+        // The offset of a tensor without elements may lie anywhere.
+        let span_bytes = tensor.span_bytes();
+        if span_bytes == 0 {
+            return Ok(Vec::new());
         }
-        let mut storage = vec![0; tensor.storage_bytes as usize];
-        self.source.read_at(self.storage(tensor)?.0, &mut storage)?;
-        gather(tensor, &storage).map_err(|why| self.malformed(why))
+        let mut bytes = vec![0; span_bytes as usize];
+        self.source.read_at(self.storage(tensor)?.0 + tensor.byte_offset(), &mut bytes)?;
+        Ok(in_row_major(tensor, bytes))
     }
 
     fn malformed(&self, why: String) -> Error {
-        Error::malformed(self.place.display(), "torch.save file", why)
+        Error::malformed(&self.object, "torch.save file", why)
+    }
+
+    /// Compares a record with its CRC-32; the one found where they differ.
+    fn check_record(&self, index: &ZipIndex, name: &str, record: &Record) -> Result<Option<u32>> {
+        let mut item = self.item();
+        let start = index.data_offset(&mut item, name)?;
+        let mut digest = crc_fast::Digest::new(Crc32IsoHdlc);
+        let mut buffer = vec![0; record.byte_len.min(CHECK_BYTES) as usize];
+        for at in (0..record.byte_len).step_by(CHECK_BYTES as usize) {
+            let part = &mut buffer[..CHECK_BYTES.min(record.byte_len - at) as usize];
+            self.source.read_at(start + at, part)?;
+            digest.update(part);
+        }
+        let found = digest.finalize() as u32;
+        Ok((found != record.crc32).then_some(found))
     }
 }
 
@@ -193,69 +226,57 @@ impl Reader for TorchSaveReader {
         let no_such = || Error::NoSuchName { fqn: fqn.as_str().to_owned(), hint: String::new() };
         let tensor = self.tensors.get(fqn).ok_or_else(no_such)?;
         let (storage_offset, crc32) = self.storage(tensor)?;
+        let start = if tensor.span_bytes() == 0 { 0 } else { tensor.byte_offset() };
         Ok(Elements {
             source: self.source.clone(),
-            byte_offset: storage_offset + tensor.byte_offset(),
+            byte_offset: storage_offset + start,
             strides: tensor.unusual_strides(),
             crc32: crc32.filter(|_| tensor.covers_storage()),
         })
     }
 
     fn value(&self, fqn: &Fqn) -> Result<Value> {
-        let no_such = || Error::NoSuchName { fqn: fqn.as_str().to_owned(), hint: String::new() };
-        self.values.get(fqn).cloned().ok_or_else(no_such)
+        match self.values.get(fqn) {
+            Some(Held::Value(value)) => Ok(value.clone()),
+            Some(Held::Unreadable(why)) => {
+                Err(Error::BadTensor { fqn: fqn.to_string(), message: why.clone() })
+            }
+            None => Err(Error::NoSuchName { fqn: fqn.to_string(), hint: String::new() }),
+        }
     }
 
-    /// Checks the CRC-32 of every record, storages that several tensors share and the pickle included.
+    /// Checks the CRC-32 of every record that is not checked as a tensor's elements: storages that tensors share or do
+    /// not fill, and the pickle.
     fn verify_framing(&self, report: &mut dyn FnMut(Finding)) -> Result<()> {
         let Storages::Zip(index) = &self.storages else { return Ok(()) };
-        let object = self.place.display();
-        let mut item = Item::whole(&*self.source, &object);
-        let whole: Vec<String> =
-            self.tensors.values().filter(|tensor| tensor.covers_storage()).map(record_name).collect();
-        for (name, record) in index.records.iter().filter(|(name, _)| !whole.contains(name)) {
-            if record.crc32 == 0 || record.byte_len > PICKLE_BYTES_MAX {
+        let whole: HashSet<String> =
+            self.tensors.values().filter(|tensor| tensor.covers_storage()).map(storage_name).collect();
+        for (name, record) in &index.records {
+            if record.crc32 == 0 || whole.contains(name) {
                 continue;
             }
-            let bytes = index.read_record(&mut item, name, PICKLE_BYTES_MAX)?;
-            let found = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32IsoHdlc, &bytes) as u32;
-            if found != record.crc32 {
-                let users = self.tensors.iter().filter(|(_, tensor)| record_name(tensor) == *name);
-                let users: Vec<_> = users.map(|(fqn, _)| fqn.as_str()).collect();
-                report(Finding {
-                    severity: Severity::Damage,
-                    fqn: users.first().map(|fqn| Fqn::from(*fqn)),
-                    object: Some(self.place.key.clone()),
-                    message: format!(
-                        "record `{name}` does not have its CRC-32 ({found:08x}, expected {:08x}); tensors in it: {}",
-                        record.crc32,
-                        if users.is_empty() { "none".to_owned() } else { users.join(", ") }
-                    ),
-                });
-            }
+            let why = match self.check_record(index, name, record) {
+                Ok(None) => continue,
+                Ok(Some(found)) => {
+                    format!("does not have its CRC-32 ({found:08x}, expected {:08x})", record.crc32)
+                }
+                Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+                Err(error) => format!("cannot be read ({error})"),
+            };
+            let users = self.tensors.iter().filter(|(_, tensor)| storage_name(tensor) == *name);
+            let mut users: Vec<_> = users.map(|(fqn, _)| fqn.clone()).collect();
+            users.sort();
+            let names = match users.is_empty() {
+                true => "none".to_owned(),
+                false => users.iter().map(Fqn::as_str).collect::<Vec<_>>().join(", "),
+            };
+            report(Finding {
+                severity: Severity::Damage,
+                fqn: users.into_iter().next(),
+                object: Some(self.place.key.clone()),
+                message: format!("record `{name}` {why}; tensors in it: {names}"),
+            });
         }
         Ok(())
-    }
-}
-
-fn record_name(tensor: &StoredTensor) -> String {
-    format!("data/{}", tensor.storage_key)
-}
-
-/// Big-endian files exist (s390x); their bytes would have to be swapped.
-fn check_byte_order(index: &ZipIndex, item: &mut Item) -> Result<()> {
-    if !index.records.contains_key("byteorder") {
-        return Ok(());
-    }
-    let order = index.read_record(item, "byteorder", 64)?;
-    match order.as_slice() {
-        b"little" => Ok(()),
-        other => {
-            let why = format!(
-                "its byte order is {:?}; only little-endian files are read",
-                String::from_utf8_lossy(other)
-            );
-            Err(Error::malformed(item.object(), "torch.save file", why))
-        }
     }
 }

@@ -7,6 +7,7 @@ pub mod archive;
 pub mod item;
 #[cfg(test)]
 mod memory;
+mod numpy;
 mod pickle_build;
 mod pickle_cursor;
 pub mod pickle_nodes;
@@ -16,5 +17,7 @@ mod pickle_text;
 pub mod pickle_write;
 pub mod tensor;
 pub mod value_json;
+pub mod value_read;
+pub mod value_write;
 pub mod zip_read;
 pub mod zip_write;

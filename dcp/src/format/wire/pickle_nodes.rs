@@ -207,6 +207,14 @@ impl Pickle<'_> {
         self.nodes.slots.len()
     }
 
+    /// The persistent ids in the pickle, in no particular order: what is inside each [`View::Persistent`].
+    pub fn persistent_ids(&self) -> impl Iterator<Item = NodeId> {
+        self.nodes.slots.iter().filter_map(|slot| match slot {
+            Slot::Persistent(id) => Some(*id),
+            _ => None,
+        })
+    }
+
     /// Looks at a node of this pickle.
     ///
     /// Panics: may, for an id of another pickle.

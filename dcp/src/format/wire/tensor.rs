@@ -2,10 +2,12 @@
 //!
 //! A tensor is the result of `torch._utils._rebuild_tensor_v2(storage, storage_offset, size, stride, requires_grad,
 //! backward_hooks[, metadata])`; types newer than the storage classes use `_rebuild_tensor_v3`, which takes the dtype as
-//! a seventh argument; `_rebuild_parameter` wraps a tensor. `storage` is the persistent id `('storage', class, key,
-//! location, numel)`, where `numel` counts bytes for `UntypedStorage` and elements otherwise.
+//! a seventh argument; `_rebuild_parameter` wraps a tensor, and `torch._tensor._rebuild_from_type_v2` one that carries
+//! Python attributes. `storage` is the persistent id `('storage', class, key, location, numel[, view])`, where `numel`
+//! counts bytes for `UntypedStorage` and elements otherwise. `view`, in files before PyTorch 1.6 only, cuts a part out
+//! of the storage: `(key, offset, numel)`.
 //!
-//! Source: torch/_utils.py and torch/serialization.py, PyTorch 2.11.
+//! Source: torch/_utils.py, torch/_tensor.py and torch/serialization.py, PyTorch 2.11.
 
 use super::pickle_nodes::{NodeId, Pickle, View};
 use super::pickle_write::PickleWriter;
@@ -40,17 +42,30 @@ impl StoredTensor {
         (differs && self.spec.elements() != Some(0)).then(|| self.strides.clone())
     }
 
-    /// Whether the tensor is the whole storage, each element once.
+    /// Bytes from its first element to the end of its last one in memory order; 0 without elements.
+    pub fn span_bytes(&self) -> u64 {
+        if self.spec.shape.contains(&0) {
+            return 0;
+        }
+        // The last element is inside the storage, so that none of this overflows.
+        let steps = self.spec.shape.iter().zip(&self.strides).map(|(size, stride)| (size - 1) * stride);
+        (steps.sum::<u64>() + 1) * self.spec.dtype.block_bytes()
+    }
+
+    /// Whether the tensor is the whole storage, each element once, in the order of some permutation of its dims.
     pub fn covers_storage(&self) -> bool {
+        if self.storage_offset != 0 || self.spec.bytes() != Some(self.storage_bytes) {
+            return false;
+        }
         let mut dims: Vec<usize> = (0..self.strides.len()).filter(|&dim| self.spec.shape[dim] > 1).collect();
         dims.sort_by_key(|&dim| self.strides[dim]);
         let mut dense = 1u64;
         let is_dense = dims.iter().all(|&dim| {
-            let fits = self.strides[dim] == dense;
+            let follows = self.strides[dim] == dense;
             dense = dense.saturating_mul(self.spec.shape[dim]);
-            fits
+            follows
         });
-        is_dense && self.storage_offset == 0 && self.spec.bytes() == Some(self.storage_bytes)
+        is_dense || self.storage_bytes == 0
     }
 }
 
@@ -70,29 +85,93 @@ static STORAGES: &[(&str, DType)] = &[
     ("ComplexDoubleStorage", DType::C128),
 ];
 
+/// Parameters of parameters do not occur; this is how many wrappings are undone.
+const WRAPPINGS_MAX: usize = 4;
+
+/// Why a node that should be a tensor cannot be read as one.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum TensorError {
+    /// A tensor of a kind that has no plain elements, such as a sparse one: `module.name` of what would rebuild it.
+    #[error("a tensor made by {0} is not supported")]
+    Unsupported(String),
+    /// Not a tensor that PyTorch would load, in words.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl From<&str> for TensorError {
+    fn from(why: &str) -> Self {
+        TensorError::Invalid(why.to_owned())
+    }
+}
+
 /// Reads the node as a tensor. `None` where it is not one.
 ///
-/// Errors: in words, what is wrong with a node that should be one, or that its data is not its value (lazily conjugated
-/// or negated views).
-pub fn tensor_of(pickle: &Pickle, id: NodeId) -> Option<Result<StoredTensor, String>> {
+/// Errors: [`TensorError::Unsupported`] for sparse, quantised and nested tensors, for subclasses, and for views whose
+/// stored bytes are not their values (lazily conjugated or negated).
+pub fn tensor_of(pickle: &Pickle, id: NodeId) -> Option<Result<StoredTensor, TensorError>> {
     let object = pickle.object(id)?;
-    let (module, name) = pickle.global(object.callee)?;
-    if module != "torch._utils" {
-        return None;
+    let (mut callee, mut args) = (object.callee, object.args);
+    for _ in 0..WRAPPINGS_MAX {
+        let (module, name) = pickle.global(callee)?;
+        match (module, name, pickle.tuple(args).unwrap_or_default()) {
+            ("torch._utils", "_rebuild_tensor", &[storage, offset, size, stride])
+            | ("torch._utils", "_rebuild_tensor_v2", &[storage, offset, size, stride, _, _]) => {
+                return Some(rebuild(pickle, [storage, offset, size, stride], None));
+            }
+            ("torch._utils", "_rebuild_tensor_v2", &[storage, offset, size, stride, _, _, flags]) => {
+                let checked = check_flags(pickle, flags, name);
+                return Some(checked.and_then(|()| rebuild(pickle, [storage, offset, size, stride], None)));
+            }
+            (
+                "torch._utils",
+                "_rebuild_tensor_v3",
+                &[storage, offset, size, stride, _, _, dtype, ref flags @ ..],
+            ) => {
+                let checked = flags.first().map_or(Ok(()), |flags| check_flags(pickle, *flags, name));
+                return Some(
+                    checked.and_then(|()| rebuild(pickle, [storage, offset, size, stride], Some(dtype))),
+                );
+            }
+            ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state", &[data, ..]) => {
+                let Some(inner) = pickle.object(data) else {
+                    return Some(Err("a parameter of no tensor".into()));
+                };
+                (callee, args) = (inner.callee, inner.args);
+            }
+            ("torch._tensor", "_rebuild_from_type_v2", &[function, class, inner_args, _]) => {
+                match pickle.global(class)? {
+                    // Python attributes of a plain tensor are left behind, as PyTorch's own checkpoints do.
+                    ("torch", "Tensor") | ("torch.nn.parameter", "Parameter" | "Buffer") => {}
+                    (module, name) => return Some(Err(unsupported(module, name))),
+                }
+                (callee, args) = (function, inner_args);
+            }
+            ("torch._utils", name, _) if name.starts_with("_rebuild_tensor") => {
+                return Some(Err(TensorError::Invalid(format!("{name} with other arguments than expected"))));
+            }
+            ("torch._utils", name, _) if name.starts_with("_rebuild_") => {
+                return Some(Err(unsupported(module, name)));
+            }
+            _ => return None,
+        }
     }
-    let args = pickle.tuple(object.args).unwrap_or_default();
-    match (name, args) {
-        ("_rebuild_parameter" | "_rebuild_parameter_with_state", [data, ..]) => tensor_of(pickle, *data),
-        ("_rebuild_tensor_v2", [storage, offset, size, stride, _, _, rest @ ..]) => {
-            Some(rebuild(pickle, [*storage, *offset, *size, *stride], None, rest.first()))
+    Some(Err("a tensor that is wrapped again and again".into()))
+}
+
+fn unsupported(module: &str, name: &str) -> TensorError {
+    TensorError::Unsupported(format!("{module}.{name}"))
+}
+
+/// Refuses the lazy operations `conj` and `neg`.
+fn check_flags(pickle: &Pickle, flags: NodeId, function: &str) -> Result<(), TensorError> {
+    let pairs = pickle.dict(flags).unwrap_or_default();
+    match pairs.iter().find(|[_, set]| pickle.view(*set) == View::Bool(true)) {
+        Some([flag, _]) => {
+            let flag = pickle.str(*flag).unwrap_or("?");
+            Err(TensorError::Unsupported(format!("torch._utils.{function}[{flag}]")))
         }
-        ("_rebuild_tensor_v3", [storage, offset, size, stride, _, _, dtype, rest @ ..]) => {
-            Some(rebuild(pickle, [*storage, *offset, *size, *stride], Some(*dtype), rest.first()))
-        }
-        (other, _) if other.starts_with("_rebuild_") => {
-            Some(Err(format!("a tensor made by {other} is not supported")))
-        }
-        _ => None,
+        None => Ok(()),
     }
 }
 
@@ -100,76 +179,108 @@ fn rebuild(
     pickle: &Pickle,
     [storage, offset, size, stride]: [NodeId; 4],
     dtype: Option<NodeId>,
-    metadata: Option<&NodeId>,
-) -> Result<StoredTensor, String> {
-    let lazy = |flag| {
-        let pairs = metadata.and_then(|metadata| pickle.dict(*metadata))?;
-        Some(pickle.view(pickle.entry(pairs, flag)?) == View::Bool(true))
+) -> Result<StoredTensor, TensorError> {
+    let storage = match pickle.view(storage) {
+        View::Persistent(id) => storage_of(pickle, id)?,
+        _ => return Err("its storage is not a persistent id".into()),
     };
-    if let Some(flag) = ["conj", "neg"].into_iter().find(|flag| lazy(flag) == Some(true)) {
-        return Err(format!("a view with the {flag} bit set; its stored bytes are not its values"));
-    }
-    let (storage_key, storage_dtype, numel) = storage_of(pickle, storage)
-        .ok_or("its storage is not a persistent id ('storage', class, key, location, numel)")?;
-    let explicit = match dtype.map(|dtype| pickle.global(dtype)) {
-        None => None,
+    let dtype = match dtype.map(|dtype| pickle.global(dtype)) {
+        // An untyped storage without a dtype is one of bytes.
+        None => storage.dtype,
         Some(Some(("torch", name))) => {
-            Some(DType::from_torch_name(name).ok_or(format!("unknown dtype torch.{name}"))?)
+            DType::from_torch_name(name).ok_or_else(|| unsupported("torch", name))?
         }
-        Some(_) => return Err("its dtype is not a torch dtype".to_owned()),
+        Some(_) => return Err("its dtype is not a torch dtype".into()),
     };
-    let dtype = explicit.or(storage_dtype).ok_or("an untyped storage without a dtype")?;
     let shape = pickle.shape(size).ok_or("its size is not a tuple of integers")?;
     let strides = pickle.shape(stride).ok_or("its stride is not a tuple of integers")?;
-    let storage_offset = pickle.u64(offset).ok_or("its storage offset is not an integer")?;
-    let element_bytes = storage_dtype.map_or(1, DType::block_bytes);
-    let storage_bytes = numel.checked_mul(element_bytes).ok_or("its storage is over 2^64 bytes")?;
+    let offset = pickle.u64(offset).ok_or("its storage offset is not an integer")?;
     let spec = TensorSpec::new(dtype, shape);
-    let tensor = StoredTensor { spec, strides, storage_offset, storage_key, storage_bytes };
-    check_inside(&tensor)?;
-    Ok(tensor)
-}
-
-/// Key, element type (`None`: untyped) and count of a storage.
-fn storage_of(pickle: &Pickle, id: NodeId) -> Option<(String, Option<DType>, u64)> {
-    let View::Persistent(id) = pickle.view(id) else { return None };
-    let [tag, class, key, _location, numel, ..] = *pickle.tuple(id)? else { return None };
-    let ("torch" | "torch.storage", class) = pickle.global(class)? else { return None };
-    let dtype = match class {
-        "UntypedStorage" => None,
-        _ => Some(STORAGES.iter().find(|(name, _)| *name == class)?.1),
-    };
-    (pickle.str(tag)? == "storage").then_some((pickle.str(key)?.to_owned(), dtype, pickle.u64(numel)?))
-}
-
-/// Every element is inside the storage, and the element count fits.
-fn check_inside(tensor: &StoredTensor) -> Result<(), String> {
-    let (shape, strides) = (&tensor.spec.shape, &tensor.strides);
-    if shape.len() != strides.len() {
-        return Err(format!("{} strides for {} dims", strides.len(), shape.len()));
+    check_inside(&spec, &strides, offset, storage.view_bytes)?;
+    let block_bytes = dtype.block_bytes();
+    if !storage.view_byte_offset.is_multiple_of(block_bytes) {
+        return Err("its view starts inside an element".into());
     }
-    let bytes = tensor.spec.bytes().ok_or_else(|| format!("shape {shape:?} is over 2^64 bytes"))?;
-    let last = shape.iter().zip(strides).try_fold(tensor.storage_offset, |last, (&size, &stride)| {
+    let storage_offset = offset
+        .checked_add(storage.view_byte_offset / block_bytes)
+        .filter(|elements| elements.checked_mul(block_bytes).is_some())
+        .ok_or("its storage offset is over 2^64 bytes")?;
+    let (storage_key, storage_bytes) = (storage.key, storage.byte_len);
+    Ok(StoredTensor { spec, strides, storage_offset, storage_key, storage_bytes })
+}
+
+/// A storage as its persistent id describes it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StorageId {
+    /// Its name: its bytes are the record `data/KEY`.
+    pub key: String,
+    /// The type of its elements; [`DType::U8`] for an untyped one.
+    pub dtype: DType,
+    /// Its length in bytes.
+    pub byte_len: u64,
+    /// First byte of the part that is meant; 0 but in old files.
+    view_byte_offset: u64,
+    /// Bytes of the part that is meant; all but in old files.
+    view_bytes: u64,
+}
+
+/// Reads what a persistent id names: the node inside [`View::Persistent`].
+pub fn storage_of(pickle: &Pickle, id: NodeId) -> Result<StorageId, TensorError> {
+    let [tag, class, key, _location, numel, ref rest @ ..] = *pickle.tuple(id).unwrap_or_default() else {
+        return Err("its storage is not a tuple ('storage', class, key, location, numel)".into());
+    };
+    if pickle.str(tag) != Some("storage") {
+        return Err("its persistent id is not of a storage".into());
+    }
+    let (module, class) = pickle.global(class).ok_or("the class of its storage is not a name")?;
+    let typed = STORAGES.iter().find(|(name, _)| *name == class).map(|(_, dtype)| *dtype);
+    let dtype = match (module, typed) {
+        ("torch" | "torch.cuda" | "torch.storage", Some(dtype)) => dtype,
+        ("torch" | "torch.storage", None) if class == "UntypedStorage" => DType::U8,
+        _ => return Err(unsupported(module, class)),
+    };
+    let bytes = |elements| pickle.u64(elements).and_then(|elements| dtype.bytes(elements));
+    let key = pickle.str(key).ok_or("the key of its storage is not a text")?.to_owned();
+    let byte_len = bytes(numel).ok_or("the length of its storage is not an integer below 2^63")?;
+    let (view_byte_offset, view_bytes) = match rest.first().and_then(|view| pickle.tuple(*view)) {
+        Some(&[_key, offset, numel]) => {
+            bytes(offset).zip(bytes(numel)).ok_or("its view is not one of integers")?
+        }
+        _ => (0, byte_len),
+    };
+    if view_byte_offset.checked_add(view_bytes).is_none_or(|end| end > byte_len) {
+        return Err("its view leaves its storage".into());
+    }
+    Ok(StorageId { key, dtype, byte_len, view_byte_offset, view_bytes })
+}
+
+/// Every element is inside the part of the storage that is meant, and the element count fits.
+fn check_inside(
+    spec: &TensorSpec,
+    strides: &[u64],
+    offset: u64,
+    storage_bytes: u64,
+) -> Result<(), TensorError> {
+    let shape = &spec.shape;
+    if shape.len() != strides.len() {
+        return Err(TensorError::Invalid(format!("{} strides for {} dims", strides.len(), shape.len())));
+    }
+    let bytes = spec.bytes();
+    let bytes = bytes.ok_or_else(|| TensorError::Invalid(format!("shape {shape:?} is over 2^64 bytes")))?;
+    let last = shape.iter().zip(strides).try_fold(offset, |last, (&size, &stride)| {
         last.checked_add(size.saturating_sub(1).checked_mul(stride)?)
     });
+    // Offsets and strides of empty tensors may be anything.
     let end = match last {
         _ if bytes == 0 => Some(0),
-        Some(last) => last.checked_add(1).and_then(|end| end.checked_mul(tensor.spec.dtype.block_bytes())),
+        Some(last) => last.checked_add(1).and_then(|end| end.checked_mul(spec.dtype.block_bytes())),
         None => None,
     };
     match end {
-        Some(end) if end <= tensor.storage_bytes => {
-            // What is inside is also countable: offsets of empty tensors may lie anywhere.
-            tensor
-                .storage_offset
-                .checked_mul(tensor.spec.dtype.block_bytes())
-                .map(|_| ())
-                .ok_or("offset overflows".into())
-        }
-        _ => Err(format!(
-            "shape {shape:?}, strides {strides:?} and offset {} leave its storage of {} bytes",
-            tensor.storage_offset, tensor.storage_bytes
-        )),
+        Some(end) if end <= storage_bytes => Ok(()),
+        _ => Err(TensorError::Invalid(format!(
+            "shape {shape:?}, strides {strides:?} and offset {offset} leave its storage of {storage_bytes} bytes"
+        ))),
     }
 }
 
@@ -210,54 +321,5 @@ pub fn write_tensor(writer: &mut PickleWriter, spec: &TensorSpec, storage_key: &
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::pickle_read::parse;
-    use super::*;
-
-    fn written(spec: &TensorSpec) -> Vec<u8> {
-        let mut writer = PickleWriter::new();
-        write_tensor(&mut writer, spec, "0").unwrap();
-        writer.finish()
-    }
-
-    #[test]
-    fn reads_what_it_writes_for_every_type_of_torch() {
-        for dtype in DType::all().filter(|dtype| dtype.torch_name().is_some()) {
-            for shape in [&[][..], &[0, 3], &[2, 3, 4]] {
-                let spec = TensorSpec::new(dtype, shape);
-                let bytes = written(&spec);
-                let pickle = parse(&bytes).unwrap();
-                let tensor = tensor_of(&pickle, pickle.root()).unwrap().unwrap();
-                assert_eq!(
-                    (&tensor.spec, tensor.storage_offset, tensor.storage_key.as_str()),
-                    (&spec, 0, "0")
-                );
-                assert_eq!(Some(tensor.storage_bytes), spec.bytes());
-                assert!(tensor.covers_storage() && tensor.unusual_strides().is_none());
-            }
-        }
-        let mut writer = PickleWriter::new();
-        assert!(write_tensor(&mut writer, &TensorSpec::new(DType::F4, [2]), "0").is_err());
-    }
-
-    #[test]
-    fn strides_may_not_leave_the_storage() {
-        let tensor = |shape: &[u64], strides: &[u64], storage_offset, storage_bytes| StoredTensor {
-            spec: TensorSpec::new(DType::F32, shape),
-            strides: strides.to_vec(),
-            storage_offset,
-            storage_key: "0".to_owned(),
-            storage_bytes,
-        };
-        assert!(check_inside(&tensor(&[2, 3], &[1, 2], 0, 24)).is_ok());
-        assert!(check_inside(&tensor(&[3, 4], &[1, 0], 0, 12)).is_ok());
-        assert!(check_inside(&tensor(&[2, 3], &[3, 1], 1, 24)).is_err());
-        assert!(check_inside(&tensor(&[2], &[u64::MAX], 0, 24)).is_err());
-        assert!(check_inside(&tensor(&[2], &[1, 1], 0, 24)).is_err());
-        assert!(check_inside(&tensor(&[u64::MAX, 8], &[0, 0], 0, 24)).is_err());
-        let transposed = tensor(&[2, 3], &[1, 2], 0, 24);
-        assert!(transposed.covers_storage());
-        assert_eq!(transposed.unusual_strides(), Some(vec![1, 2]));
-        assert!(!tensor(&[3], &[2], 0, 24).covers_storage());
-    }
-}
+#[path = "tensor_tests.rs"]
+mod tests;

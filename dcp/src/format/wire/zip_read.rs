@@ -360,3 +360,7 @@ fn local_data_offset(header: &[u8], record: &Record, full_name: &str) -> Result<
     }
     Ok(record.header_offset + header_len)
 }
+
+#[cfg(test)]
+#[path = "zip_read_tests.rs"]
+mod tests;

@@ -310,3 +310,7 @@ fn append(patches: &mut Vec<Patch>, byte_offset: u64, bytes: Vec<u8>) {
         _ => patches.push(Patch { byte_offset, bytes }),
     }
 }
+
+#[cfg(test)]
+#[path = "zip_write_tests.rs"]
+mod tests;
