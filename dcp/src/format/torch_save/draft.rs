@@ -56,15 +56,13 @@ pub(super) fn draft(target: &Target, options: &WriteOptions) -> Result<TorchSave
     let paths = paths.chain(target.values.iter().map(|value| (value.fqn.as_str(), &value.path)));
     let tree = build(paths).map_err(|fqn| Error::BadTensor {
         fqn,
-        message: "its place in the nested dict is inside another entry, or taken; exclude one of them"
+        message: "its place in the nested dict is inside another entry, taken, or too deep; exclude it"
             .to_owned(),
     })?;
-    let mut pickler = Pickler { target, storages: Vec::new(), error: None };
+    let mut pickler = Pickler { target, storages: Vec::new(), refused: Vec::new() };
     let mut writer = PickleWriter::new();
     pickler.tree(&mut writer, &tree);
-    if let Some(message) = pickler.error {
-        return Err(Error::Usage(message));
-    }
+    refuse("entries of these kinds", pickler.refused)?;
     Ok(lay_out(target, file_name, writer.finish(), pickler.storages))
 }
 
@@ -82,17 +80,17 @@ fn check(target: &Target) -> Result<()> {
         .filter(|value| value.value.is_opaque())
         .map(|value| format!("{} ({})", value.fqn, value.value.py_repr()))
         .collect();
-    let refuse = |what, names: Vec<String>| match names.is_empty() {
-        true => Ok(()),
-        false => Err(Error::Inexpressible {
-            format: super::NAME,
-            what,
-            names: names.join(", "),
-            hint: "leave them out with --exclude or choose another format",
-        }),
-    };
     refuse("tensors of these element types", untyped)?;
     refuse("values of types that are carried unread", opaque)
+}
+
+/// An error that lists names, where there are any.
+fn refuse(what: &'static str, names: Vec<String>) -> Result<()> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let (names, hint) = (names.join(", "), "leave them out with --exclude or choose another format");
+    Err(Error::Inexpressible { format: super::NAME, what, names, hint })
 }
 
 /// What one storage holds.
@@ -105,7 +103,8 @@ enum Content {
 struct Pickler<'a> {
     target: &'a Target,
     storages: Vec<Content>,
-    error: Option<String>,
+    /// Names of what cannot be written, each with the reason.
+    refused: Vec<String>,
 }
 
 impl Pickler<'_> {
@@ -123,7 +122,7 @@ impl Pickler<'_> {
                     // Holes are as PyTorch leaves them. A path from a hostile file must not ask for 2^60 of them.
                     const HOLES_MAX: u64 = 1 << 16;
                     if index - next > HOLES_MAX {
-                        self.error = Some(format!("a list index jumps from {next} to {index}"));
+                        self.refused.push(format!("a list whose index jumps from {next} to {index}"));
                         return;
                     }
                     (next..index).for_each(|_| writer.none());
@@ -150,7 +149,12 @@ impl Pickler<'_> {
             }),
         };
         if let Err(why) = outcome {
-            self.error.get_or_insert(why);
+            let values = number.checked_sub(self.target.tensors.len());
+            let fqn = match values {
+                None => &self.target.tensors[number].fqn,
+                Some(value) => &self.target.values[value].fqn,
+            };
+            self.refused.push(format!("{fqn} ({why})"));
         }
     }
 }

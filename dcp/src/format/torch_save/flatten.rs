@@ -165,13 +165,15 @@ pub(super) enum Tree {
 
 /// Builds the nested object of leaves at these paths; an empty path is one key, the FQN.
 ///
-/// Errors: the FQN whose path runs through another leaf, or through a list where another has a dict.
+/// Errors: the FQN whose path runs through another leaf, or through a list where another has a dict, or is longer than
+/// what is nested when it is read.
 pub(super) fn build<'a>(leaves: impl Iterator<Item = (&'a str, &'a Path)>) -> Result<Tree, String> {
     let mut root = Tree::Dict(IndexMap::new());
     for (number, (fqn, path)) in leaves.enumerate() {
         let flat = [PathPart::Key(fqn.to_owned())];
         let parts = if path.is_empty() { &flat[..] } else { path };
-        insert(&mut root, parts, number).ok_or_else(|| fqn.to_owned())?;
+        let inserted = if parts.len() > DEPTH_MAX { None } else { insert(&mut root, parts, number) };
+        inserted.ok_or_else(|| fqn.to_owned())?;
     }
     Ok(root)
 }

@@ -6,7 +6,7 @@ use crate::copy::TensorReader;
 use crate::format::wire::pickle_write::PickleWriter;
 use crate::format::wire::tensor::write_tensor;
 use crate::format::wire::zip_write::{Contents, NewRecord, ZipLayout};
-use crate::format::{Format, Reader, WriteOptions, open};
+use crate::format::{Format, Pieces, Reader, Target, TargetTensor, TargetValue, WriteOptions, open};
 use crate::layout::Region;
 use crate::model::{DType, Fqn, InlineTensor, PathPart, Severity, TensorSpec, Value};
 use crate::storage::{Place, open_url};
@@ -314,6 +314,39 @@ fn damage_in_records_that_no_tensor_fills_is_found() {
     assert_eq!(finding.severity, Severity::Damage);
     assert!(finding.message.contains("record `data/0` does not have its CRC-32"), "{}", finding.message);
     assert!(finding.message.contains("tensors in it: half"), "{}", finding.message);
+}
+
+fn value_at(fqn: &str, path: Vec<PathPart>, value: Value) -> TargetValue {
+    TargetValue { fqn: fqn.into(), path, value, archive: None, writer: 0 }
+}
+
+#[test]
+fn what_cannot_be_written_is_listed_by_name() {
+    let key = |key: &str| PathPart::Key(key.into());
+    let refused = |values: Vec<TargetValue>, tensors: Vec<TargetTensor>| {
+        let target = Target { values, tensors, writers: 1, ..Target::default() };
+        TorchSave.draft(&target, &WriteOptions::default()).unwrap_err().to_string()
+    };
+    let odd = Value::List(vec![Value::NumpyScalar { dtype: "<M8".into(), bytes: vec![0; 8] }]);
+    let opaque = Value::Tuple(vec![Value::Opaque { global: "m.C".into() }]);
+    let tensor = TargetTensor {
+        fqn: "packed".into(),
+        spec: TensorSpec::new(DType::F4, [2]),
+        path: vec![],
+        pieces: Pieces::Listed(vec![(0, Region::whole(&[2]))]),
+    };
+    let at = |path: Vec<PathPart>| value_at("x", path, Value::None);
+    for (error, said) in [
+        (refused(vec![value_at("date", vec![], odd)], vec![]), "date (a numpy scalar of type <M8)"),
+        (refused(vec![value_at("object", vec![], opaque)], vec![]), "object ((<m.C>,))"),
+        (refused(vec![], vec![tensor]), "packed (float4_e2m1fn)"),
+        (refused(vec![at(vec![key("a"), PathPart::Index(1 << 60)])], vec![]), "index jumps from 0 to"),
+        (refused(vec![at(vec![key("a")]), at(vec![key("a")])], vec![]), "x: its place in the nested dict"),
+        (refused(vec![at(vec![key("a")]), at(vec![key("a"), key("b")])], vec![]), "inside another entry"),
+        (refused(vec![at(vec![key("a"); 100_000])], vec![]), "too deep"),
+    ] {
+        assert!(error.contains(said), "{error}");
+    }
 }
 
 mod attacks {
