@@ -88,7 +88,7 @@ mod tests {
         assert!(matches!(decode("m", &"x".into(), &carried), Err(Error::Malformed { .. })));
         assert!(matches!(encode(&target(opaque, None)), Err(Error::Inexpressible { .. })));
 
-        let deep = (0..300).fold(Value::None, |inner, _| Value::List(vec![inner]));
+        let deep = (0..200).fold(Value::None, |inner, _| Value::List(vec![inner]));
         let carried = json(&target(deep.clone(), None));
         assert_eq!(decode("m", &"x".into(), &carried).unwrap(), deep);
     }
