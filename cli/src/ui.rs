@@ -1,5 +1,6 @@
 //! What people see while they wait, and how sizes are written.
 
+use crate::error::CliError;
 use dcp::copy::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::fmt::Arguments;
@@ -27,6 +28,15 @@ pub(crate) fn print_json(document: &serde_json::Value) -> std::io::Result<()> {
     serde_json::to_writer_pretty(&mut out, document)?;
     writeln!(out)?;
     out.flush()
+}
+
+/// What came of showing a verdict: a reader that has seen enough (`head`, a pager) is no failure, and the exit code must
+/// still tell the verdict.
+pub(crate) fn shown(printed: Result<(), CliError>) -> Result<(), CliError> {
+    match printed {
+        Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
 }
 
 /// A size for people: `640 B`, `1.15 MB`, three digits, powers of 1000.

@@ -52,11 +52,8 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     let meter = Meter::start("comparing", total_bytes);
     let report = dcp::diff::diff(&*a, &*b, &options, &meter)?;
     meter.finish();
-    if args.json {
-        print_json(&report)?
-    } else {
-        print(&report)?
-    }
+    let printed = if args.json { print_json(&report) } else { print(&report) };
+    ui::shown(printed)?;
     Ok(if report.differences.is_empty() { Outcome::Ok } else { Outcome::Found })
 }
 

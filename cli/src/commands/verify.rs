@@ -45,11 +45,8 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     } else {
         dcp::verify::verify(&*reader, &options, &())?
     };
-    if args.json {
-        print_json(&report, args.deep)?
-    } else {
-        print(&report, args.deep)?
-    }
+    let printed = if args.json { print_json(&report, args.deep) } else { print(&report, args.deep) };
+    ui::shown(printed)?;
     Ok(if report.is_sound() { Outcome::Ok } else { Outcome::Found })
 }
 

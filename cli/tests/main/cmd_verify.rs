@@ -24,3 +24,18 @@ fn names_what_is_damaged_and_exits_with_1() {
         &[&["verify", "TMP/c"], &["verify", "TMP/c", "--deep", "--json"]]
     ));
 }
+
+#[test]
+fn a_reader_that_leaves_early_does_not_hide_the_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures");
+    let path = folder.path().join("cut.safetensors");
+    let mut bytes = std::fs::read(fixtures.join(crate::LLAMA)).unwrap();
+    bytes.truncate(bytes.len() - 1);
+    std::fs::write(&path, bytes).unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_titan-ckpt"));
+    let status = command.arg("verify").arg(&path).stdout(writer).status().unwrap();
+    assert_eq!(status.code(), Some(1));
+}
