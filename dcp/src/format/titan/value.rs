@@ -88,8 +88,10 @@ mod tests {
         assert!(matches!(decode("m", &"x".into(), &carried), Err(Error::Malformed { .. })));
         assert!(matches!(encode(&target(opaque, None)), Err(Error::Inexpressible { .. })));
 
-        let deep = (0..200).fold(Value::None, |inner, _| Value::List(vec![inner]));
-        let carried = json(&target(deep.clone(), None));
-        assert_eq!(decode("m", &"x".into(), &carried).unwrap(), deep);
+        let nested = |levels| (0..levels).fold(Value::None, |inner, _| Value::List(vec![inner]));
+        let carried = json(&target(nested(200), None));
+        assert_eq!(decode("m", &"x".into(), &carried).unwrap(), nested(200));
+        // Deeper than an archive is decoded: refused when it is written, not when it is read.
+        assert!(matches!(encode(&target(nested(300), None)), Err(Error::Inexpressible { .. })));
     }
 }

@@ -85,7 +85,7 @@ pub fn storage_name(tensor: &StoredTensor) -> String {
 
 /// Encodes a value as an archive that `torch.load` reads, under `weights_only=True` for every type but numpy's.
 ///
-/// Errors: in words, for opaque values and types that PyTorch does not have.
+/// Errors: in words, for opaque values, types that PyTorch does not have, and what [`decode`] would refuse.
 pub fn encode(value: &Value) -> Result<Vec<u8>, String> {
     let mut writer = PickleWriter::new();
     let mut storages = Vec::new();
@@ -98,7 +98,10 @@ pub fn encode(value: &Value) -> Result<Vec<u8>, String> {
     records
         .extend(storages.into_iter().enumerate().map(|(key, bytes)| record(&format!("data/{key}"), bytes)));
     records.push(record("version", b"3\n".to_vec()));
-    Ok(ZipLayout::new("archive", records).to_bytes())
+    let bytes = ZipLayout::new("archive", records).to_bytes();
+    // What is written can be read again: limits of nesting and memory are the reader's.
+    decode(&bytes, "the value").map_err(|error| error.to_string())?;
+    Ok(bytes)
 }
 
 fn record(name: &str, bytes: Vec<u8>) -> NewRecord {

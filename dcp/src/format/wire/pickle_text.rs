@@ -39,7 +39,7 @@ pub(super) fn unquote(line: &[u8]) -> Option<Vec<u8>> {
     Some(decoded)
 }
 
-/// Decodes the argument of UNICODE: Latin-1 with `\uXXXX` and `\UXXXXXXXX` escapes. Lone surrogates are refused.
+/// Decodes the argument of UNICODE: Latin-1 with escapes of 4 (`\u00e9`) and 8 (`\U0001f600`) digits. Lone surrogates are refused.
 pub(super) fn raw_unicode_escape(line: &[u8]) -> Option<String> {
     let mut units = Vec::with_capacity(line.len());
     let mut rest = line;
