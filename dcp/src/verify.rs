@@ -151,7 +151,7 @@ fn deep_tensor(
             Ok(source) if elements.strides.is_some() && elements.crc32.is_none() => {
                 by_region(source, chunk, &mut counts, progress)
             }
-            _ => by_bytes(reader, object, tensor, chunk, &elements, &mut counts, progress, &mut found),
+            _ => by_bytes(tensor, chunk, &elements, &mut counts, progress, &mut found),
         };
         match check {
             Ok(read_bytes) => {
@@ -170,10 +170,7 @@ fn deep_tensor(
 }
 
 /// Reads a chunk's stored bytes in order. Damaged blocks are found one by one; the rest is still read.
-#[allow(clippy::too_many_arguments)]
 fn by_bytes(
-    reader: &dyn Reader,
-    object: &Key,
     tensor: &Tensor,
     chunk: &Chunk,
     elements: &Elements,
@@ -205,7 +202,7 @@ fn by_bytes(
     let sum = crc.finalize() as u32;
     match elements.crc32 {
         Some(expected) if !damaged && sum != expected => found(Error::Damaged {
-            object: reader.place().store.display(object),
+            object: "its elements".to_owned(),
             from: chunk.byte_offset,
             until: chunk.byte_offset + chunk.byte_len,
             found: format!("CRC-32 {sum:08x}"),

@@ -349,7 +349,7 @@ impl<'a> Shared<'a> {
             for (index, region) in &wanted {
                 let (at, strides) = parts[*index].position(region);
                 let target = &mut buffers.staging.bytes_mut(&ranges[*index])[at * block_bytes..];
-                read_bytes += chunk.read(region, target, &strides, &mut buffers.scratch, scratch_max)?.bytes;
+                read_bytes += chunk.read(region, target, &strides, &mut buffers.scratch, scratch_max)?;
             }
         } else {
             let strides = row_major(&common.extent);
@@ -358,7 +358,7 @@ impl<'a> Shared<'a> {
                 buffers.gathered = vec![0; byte_len];
             }
             let gathered = &mut buffers.gathered[..byte_len];
-            read_bytes += chunk.read(common, gathered, &strides, &mut buffers.scratch, scratch_max)?.bytes;
+            read_bytes += chunk.read(common, gathered, &strides, &mut buffers.scratch, scratch_max)?;
             for (index, region) in &wanted {
                 let from = region.position_in(common, &strides);
                 let (at, target_strides) = parts[*index].position(region);

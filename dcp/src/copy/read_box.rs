@@ -23,13 +23,6 @@ pub(crate) struct OpenChunk {
     seen: Option<Mutex<Vec<(u64, u64, u32)>>>,
 }
 
-/// What a read cost and how it was laid out.
-#[derive(Clone, Copy, Default, Debug)]
-pub(crate) struct ReadCost {
-    /// Bytes fetched.
-    pub(crate) bytes: u64,
-}
-
 impl OpenChunk {
     /// Checks that the elements lie inside their source.
     ///
@@ -79,7 +72,8 @@ impl OpenChunk {
     }
 
     /// Reads `wanted` (in the tensor's coordinates, in blocks) into `target`, whose first byte is the box's first
-    /// element; `target_strides` are in blocks. `scratch` is used as far as `scratch_bytes_max`.
+    /// element; `target_strides` are in blocks. `scratch` is used as far as `scratch_bytes_max`. Returns the bytes
+    /// fetched.
     pub(crate) fn read(
         &self,
         wanted: &Region,
@@ -87,26 +81,26 @@ impl OpenChunk {
         target_strides: &[u64],
         scratch: &mut Vec<u8>,
         scratch_bytes_max: usize,
-    ) -> Result<ReadCost> {
+    ) -> Result<u64> {
         if wanted.is_empty() {
-            return Ok(ReadCost::default());
+            return Ok(0);
         }
         let runs = Runs::new(self, wanted);
         if runs.outer.is_empty() && same_order(&self.strides, target_strides, &wanted.extent) {
             let byte_len = runs.run_bytes as usize;
             self.fetch(runs.byte_offset, &mut target[..byte_len])?;
-            return Ok(ReadCost { bytes: byte_len as u64 });
+            return Ok(byte_len as u64);
         }
         let worth_a_read = RUN_BYTES_MIN.max(self.elements.source.granularity());
-        if runs.run_bytes >= worth_a_read && runs.span_bytes() > 2 * runs.wanted_bytes() {
+        if runs.run_bytes >= worth_a_read && runs.span_bytes > 2 * runs.wanted_bytes {
             return self.read_runs(wanted, &runs, target, target_strides, scratch);
         }
-        if runs.span_bytes() <= scratch_bytes_max as u64 {
-            let byte_len = runs.span_bytes() as usize;
+        if runs.span_bytes <= scratch_bytes_max as u64 {
+            let byte_len = runs.span_bytes as usize;
             grow(scratch, byte_len);
             self.fetch(runs.byte_offset, &mut scratch[..byte_len])?;
             copy_box(scratch, &self.strides, target, target_strides, &wanted.extent, self.block_bytes);
-            return Ok(ReadCost { bytes: byte_len as u64 });
+            return Ok(byte_len as u64);
         }
         self.read_halves(wanted, target, target_strides, scratch, scratch_bytes_max)
     }
@@ -119,13 +113,13 @@ impl OpenChunk {
         target: &mut [u8],
         target_strides: &[u64],
         scratch: &mut Vec<u8>,
-    ) -> Result<ReadCost> {
+    ) -> Result<u64> {
         let run_bytes = runs.run_bytes as usize;
         let mut inner = wanted.extent.clone();
         runs.outer.iter().for_each(|&dim| inner[dim] = 1);
         let direct = same_order(&self.strides, target_strides, &inner);
         let mut at = vec![0u64; runs.outer.len()];
-        let mut cost = ReadCost::default();
+        let mut fetched = 0;
         loop {
             let (mut from, mut to) = (0, 0);
             for (&index, &dim) in at.iter().zip(&runs.outer) {
@@ -141,11 +135,11 @@ impl OpenChunk {
                 self.fetch(from, &mut scratch[..run_bytes])?;
                 copy_box(scratch, &self.strides, &mut target[to..], target_strides, &inner, self.block_bytes);
             }
-            cost.bytes += run_bytes as u64;
+            fetched += run_bytes as u64;
             let Some(position) =
                 (0..at.len()).rev().find(|&position| at[position] + 1 < wanted.extent[runs.outer[position]])
             else {
-                return Ok(cost);
+                return Ok(fetched);
             };
             at[position] += 1;
             at[position + 1..].fill(0);
@@ -160,7 +154,7 @@ impl OpenChunk {
         target_strides: &[u64],
         scratch: &mut Vec<u8>,
         scratch_bytes_max: usize,
-    ) -> Result<ReadCost> {
+    ) -> Result<u64> {
         let span = |dim: usize| (wanted.extent[dim] - 1) * self.strides[dim];
         let dim = (0..wanted.rank()).max_by_key(|&dim| span(dim)).unwrap_or(0);
         let mut halves = [wanted.clone(), wanted.clone()];
@@ -168,10 +162,9 @@ impl OpenChunk {
         halves[1].start[dim] += halves[0].extent[dim];
         halves[1].extent[dim] -= halves[0].extent[dim];
         let second = (halves[0].extent[dim] * target_strides[dim]) as usize * self.block_bytes;
-        let mut cost = self.read(&halves[0], target, target_strides, scratch, scratch_bytes_max)?;
+        let first = self.read(&halves[0], target, target_strides, scratch, scratch_bytes_max)?;
         let rest = &mut target[second..];
-        cost.bytes += self.read(&halves[1], rest, target_strides, scratch, scratch_bytes_max)?.bytes;
-        Ok(cost)
+        Ok(first + self.read(&halves[1], rest, target_strides, scratch, scratch_bytes_max)?)
     }
 
     fn fetch(&self, byte_offset: u64, target: &mut [u8]) -> Result<()> {
@@ -240,14 +233,6 @@ impl Runs {
             span_bytes: (last + 1) * block_bytes,
             wanted_bytes: wanted.elements() * block_bytes,
         }
-    }
-
-    fn span_bytes(&self) -> u64 {
-        self.span_bytes
-    }
-
-    fn wanted_bytes(&self) -> u64 {
-        self.wanted_bytes
     }
 }
 

@@ -73,7 +73,7 @@ impl<'a> TensorReader<'a> {
         let (mut scratch, mut fetched, mut covered) = (Vec::new(), 0, 0);
         for (chunk, common) in self.overlapping(&wanted)? {
             let part = &mut target[common.position_in(&wanted, &strides) as usize * block_bytes..];
-            fetched += chunk.read(&common, part, &strides, &mut scratch, SCRATCH_BYTES_MAX)?.bytes;
+            fetched += chunk.read(&common, part, &strides, &mut scratch, SCRATCH_BYTES_MAX)?;
             covered += common.elements();
         }
         if covered != wanted.elements() {
