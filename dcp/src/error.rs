@@ -78,6 +78,11 @@ pub enum Error {
     #[error("the memory budget of {budget} bytes is too small; at least {needed} bytes are needed")]
     BudgetTooSmall { budget: u64, needed: u64 },
 
+    #[error(
+        "the system gives no {byte_len} bytes of memory; a smaller memory budget or fewer threads need less"
+    )]
+    NoMemory { byte_len: usize, source: std::io::Error },
+
     #[error("{path}: only {available} bytes are free, {needed} are needed", path = path.display())]
     NoSpace { path: PathBuf, available: u64, needed: u64 },
 
@@ -131,7 +136,9 @@ impl Error {
             | Error::BadTensor { .. }
             | Error::Unsound { .. }
             | Error::Damaged { .. } => ErrorKind::Data,
-            Error::Io { .. } | Error::NoSpace { .. } | Error::Interrupted => ErrorKind::Io,
+            Error::Io { .. } | Error::NoMemory { .. } | Error::NoSpace { .. } | Error::Interrupted => {
+                ErrorKind::Io
+            }
         }
     }
 }

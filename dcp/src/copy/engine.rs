@@ -297,7 +297,7 @@ impl<'a> Shared<'a> {
         let from_bytes = tensor.source.blocks().block_bytes();
         let ranges = buffers
             .staging
-            .lay_out(parts.iter().map(|part| (part.target_offset(from_bytes), part.byte_len(from_bytes))));
+            .lay_out(parts.iter().map(|part| (part.target_offset(from_bytes), part.byte_len(from_bytes))))?;
         for (chunk, common) in &chunks {
             self.scatter(chunk, common, &parts, &ranges, from_bytes, buffers)?;
         }
@@ -385,7 +385,7 @@ impl<'a> Shared<'a> {
         } else {
             buffers
                 .converted
-                .lay_out(parts.iter().map(|part| (part.target_offset(to_bytes), part.byte_len(to_bytes))))
+                .lay_out(parts.iter().map(|part| (part.target_offset(to_bytes), part.byte_len(to_bytes))))?
         };
         for (index, part) in parts.iter().enumerate() {
             let mut bytes = buffers.staging.bytes(&ranges[index]);

@@ -207,7 +207,7 @@ fn write_pieces(writer: &dyn ObjectWriter, pieces: &[(usize, usize)], step: usiz
     let mut buffer = super::AlignedBuf::default();
     for (index, &(start, end)) in pieces.iter().enumerate().step_by(step) {
         let shift = index as u64 / step as u64 % 2;
-        let range = &buffer.lay_out([(start as u64 + shift, end - start)].into_iter())[0];
+        let range = &buffer.lay_out([(start as u64 + shift, end - start)].into_iter()).unwrap()[0];
         buffer.bytes_mut(range).copy_from_slice(&bytes[start..end]);
         writer.write_at(start as u64, buffer.bytes(range)).unwrap();
     }

@@ -45,7 +45,7 @@ fn write_object(store: &LocalStore) -> Result<()> {
     let cut = 4097;
     writer.write_at(0, &bytes[..cut])?;
     let mut buffer = AlignedBuf::default();
-    let range = &buffer.lay_out([(cut as u64, BYTE_LEN - cut)].into_iter())[0];
+    let range = &buffer.lay_out([(cut as u64, BYTE_LEN - cut)].into_iter()).unwrap()[0];
     buffer.bytes_mut(range).copy_from_slice(&bytes[cut..]);
     writer.write_at(cut as u64, buffer.bytes(range))?;
     writer.finish()

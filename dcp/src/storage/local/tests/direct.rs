@@ -21,7 +21,7 @@ fn goes_past_the_page_cache_where_that_pays() {
         let write = |store: &LocalStore| {
             let writer = store.create(&key("object"), Some(4 << 20)).unwrap();
             let mut buffer = AlignedBuf::default();
-            let range = &buffer.lay_out([(byte_offset + shift, byte_len)].into_iter())[0];
+            let range = &buffer.lay_out([(byte_offset + shift, byte_len)].into_iter()).unwrap()[0];
             buffer.bytes_mut(range).fill(7);
             writer.write_at(byte_offset, buffer.bytes(range)).unwrap();
             writer.finish().unwrap();
@@ -75,7 +75,7 @@ fn direct_and_buffered_writes_mix() {
                             continue;
                         }
                         let shift = random(index) % 3;
-                        let range = &buffer.lay_out([(start + shift, piece.len())].into_iter())[0];
+                        let range = &buffer.lay_out([(start + shift, piece.len())].into_iter()).unwrap()[0];
                         buffer.bytes_mut(range).copy_from_slice(piece);
                         writer.write_at(start, buffer.bytes(range)).unwrap();
                     }
