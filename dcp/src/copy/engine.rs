@@ -43,7 +43,7 @@ impl Default for CopyOptions {
 
 impl CopyOptions {
     /// Bytes of one strip and number of threads that fit the budget.
-    fn strips(&self) -> Result<(u64, usize)> {
+    pub(super) fn strips(&self) -> Result<(u64, usize)> {
         let needed = BUFFERS * STRIP_BYTES_MIN;
         if self.memory_bytes_max < needed {
             return Err(Error::BudgetTooSmall { budget: self.memory_bytes_max, needed });

@@ -8,6 +8,7 @@
 
 mod blocks;
 mod engine;
+mod load;
 mod read_box;
 mod sink;
 mod tensor_reader;
@@ -15,4 +16,5 @@ mod tensor_reader;
 mod tests;
 
 pub use engine::{CopyOptions, CopyStats, Job, Progress, run};
+pub use load::{Wanted, load};
 pub use tensor_reader::TensorReader;

@@ -54,30 +54,46 @@ impl<'a> TensorReader<'a> {
 
     /// Reads `region` into `target`, row-major, and returns the bytes fetched to do so.
     ///
-    /// Errors: [`Error::BadTensor`] for a region outside the tensor, one that cuts a packed group, or one that no
-    /// chunk covers; what reading gives.
-    ///
-    /// Panics: when `target` does not have the region's size in bytes.
+    /// Errors: [`Error::BadTensor`] for a target of another size than the region, a region outside the tensor, one
+    /// that cuts a packed group, or one that no chunk covers; what reading gives.
     pub fn read(&self, region: &Region, target: &mut [u8]) -> Result<u64> {
+        let wanted = self.wanted(region, target.len())?;
+        self.read_blocks(&wanted, target, &mut Vec::new(), SCRATCH_BYTES_MAX)
+    }
+
+    /// The region in blocks, once it is found to be inside the tensor and as large as the memory for it.
+    pub(crate) fn wanted(&self, region: &Region, target_bytes: usize) -> Result<Region> {
         if region.rank() != self.spec().shape.len() || !Region::whole(&self.spec().shape).contains(region) {
             return Err(self.bad(format!("region {region:?} is not inside shape {:?}", self.spec().shape)));
         }
         let wanted = self.blocks.region(self.fqn.as_str(), region)?;
+        let byte_len = wanted.elements() * self.blocks.block_bytes() as u64;
+        if target_bytes as u64 != byte_len {
+            return Err(
+                self.bad(format!("region {region:?} has {byte_len} bytes, the memory for it {target_bytes}"))
+            );
+        }
+        Ok(wanted)
+    }
+
+    /// Reads `wanted` (in blocks) into `target`, row-major, and returns the bytes fetched to do so.
+    pub(crate) fn read_blocks(
+        &self,
+        wanted: &Region,
+        target: &mut [u8],
+        scratch: &mut Vec<u8>,
+        scratch_bytes_max: usize,
+    ) -> Result<u64> {
         let strides = row_major(&wanted.extent);
         let block_bytes = self.blocks.block_bytes();
-        assert_eq!(
-            target.len() as u64,
-            wanted.elements() * block_bytes as u64,
-            "target has the region's size"
-        );
-        let (mut scratch, mut fetched, mut covered) = (Vec::new(), 0, 0);
-        for (chunk, common) in self.overlapping(&wanted)? {
-            let part = &mut target[common.position_in(&wanted, &strides) as usize * block_bytes..];
-            fetched += chunk.read(&common, part, &strides, &mut scratch, SCRATCH_BYTES_MAX)?;
+        let (mut fetched, mut covered) = (0, 0);
+        for (chunk, common) in self.overlapping(wanted)? {
+            let part = &mut target[common.position_in(wanted, &strides) as usize * block_bytes..];
+            fetched += chunk.read(&common, part, &strides, scratch, scratch_bytes_max)?;
             covered += common.elements();
         }
         if covered != wanted.elements() {
-            return Err(self.incomplete(region, covered, wanted.elements()));
+            return Err(self.incomplete(wanted, covered, wanted.elements()));
         }
         Ok(fetched)
     }

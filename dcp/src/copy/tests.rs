@@ -1,7 +1,7 @@
 //! Any cut of a tensor to any other, in strips of any size: the bytes and checksums are those of the tensor.
 
 use super::engine::run_in_strips;
-use super::{Job, TensorReader};
+use super::{CopyOptions, Job, TensorReader, Wanted, load};
 use crate::error::{Error, Result};
 use crate::format::{ChecksumKind, Draft, Elements, ObjectDraft, ObjectSums, PlacedRegion, Reader, Target};
 use crate::format::{Pieces, TargetTensor};
@@ -176,7 +176,7 @@ fn copy(
         target: &Target { tensors: vec![tensor], ..Target::default() },
         draft: &draft,
         place: &place,
-        options: super::CopyOptions::default(),
+        options: CopyOptions::default(),
         progress: &(),
     };
     let (sums, stats) = run_in_strips(job, strip_bytes, 3).unwrap();
@@ -226,6 +226,29 @@ proptest! {
     }
 
     #[test]
+    fn any_cut_into_memory(
+        (shape, from, to) in (0usize..=3).prop_flat_map(|dims| (
+            prop::collection::vec(0u64..=6, dims),
+            prop::collection::vec(prop::collection::vec(0u64..7, 0..=2), dims),
+            prop::collection::vec(prop::collection::vec(0u64..7, 0..=2), dims),
+        )),
+        order in 0usize..4,
+        threads in 1usize..4,
+    ) {
+        let source = OneTensor::new(DType::BF16, &shape, &grid(&shape, &from), order);
+        let regions = grid(&shape, &to);
+        let mut memory: Vec<Vec<u8>> = regions.iter().map(|region| vec![0; 2 * region.elements() as usize]).collect();
+        let wanted = regions.iter().zip(&mut memory);
+        let wanted = wanted.map(|(region, target)| Wanted { fqn: "w", region: region.clone(), target }).collect();
+        let stats = load(&source, wanted, CopyOptions { threads, ..CopyOptions::default() }, &()).unwrap();
+        prop_assert_eq!(stats.written_bytes, source.catalog.tensor_bytes());
+        let whole = elements_of(DType::BF16, &shape);
+        for (region, bytes) in regions.iter().zip(&memory) {
+            prop_assert_eq!(bytes, &cut(DType::BF16, &shape, &whole, region, &row_major(&region.extent)));
+        }
+    }
+
+    #[test]
     fn any_region_of_any_cut(
         (shape, from, start, extent) in (1usize..=3).prop_flat_map(|dims| (
             prop::collection::vec(1u64..=6, dims),
@@ -267,11 +290,29 @@ fn a_source_whose_checksum_does_not_hold_is_not_copied() {
         target: &Target { tensors: vec![tensor], ..Target::default() },
         draft: &draft,
         place: &place,
-        options: super::CopyOptions::default(),
+        options: CopyOptions::default(),
         progress: &(),
     });
     assert!(matches!(result, Err(Error::Damaged { .. })), "{result:?}");
     assert_eq!(place.store.list(&Key::root()).unwrap(), []);
+}
+
+#[test]
+fn a_load_refuses_damage_and_memory_of_another_size() {
+    let regions = grid(&[8, 8], &[vec![4], vec![]]);
+    let mut source = OneTensor::new(DType::F32, &[8, 8], &regions, 0);
+    let whole = Region::whole(&[8, 8]);
+    let mut memory = vec![0; 256];
+    let mut outcome = |source: &OneTensor, fqn: &str, byte_len: usize| {
+        let wanted = vec![Wanted { fqn, region: whole.clone(), target: &mut memory[..byte_len] }];
+        load(source, wanted, CopyOptions::default(), &()).map(|stats| stats.read_bytes)
+    };
+    assert_eq!(outcome(&source, "w", 256).unwrap(), 256);
+    assert!(matches!(outcome(&source, "v", 256), Err(Error::NoSuchName { .. })));
+    let error = outcome(&source, "w", 255).unwrap_err().to_string();
+    assert!(error.ends_with("has 256 bytes, the memory for it 255"), "{error}");
+    source.sums[1] ^= 1;
+    assert!(matches!(outcome(&source, "w", 256), Err(Error::Damaged { .. })));
 }
 
 #[test]
