@@ -5,6 +5,8 @@
 //! Tensors of fewer dims are sharded on their last. Prints the seconds (the open included), the bytes wanted and the
 //! bytes read.
 
+#![expect(clippy::disallowed_macros, reason = "an example prints")]
+
 use dcp::copy::{CopyOptions, Wanted, load};
 use dcp::format;
 use dcp::layout::{Layout, Mesh, Placement, Region};

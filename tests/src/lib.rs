@@ -1,4 +1,4 @@
-//! Support of the end-to-end tests: the real PyTorch as a peer, and skips that are counted.
+//! Support of the end-to-end tests: the real PyTorch as a peer, skips that are counted, checkpoints too large to store.
 //!
 //! `cargo xtask test` makes the Python environments and names their interpreters in `TITAN_PYTHON_2_11` and the like.
 //! A test that needs one asks for it and returns early without it:
@@ -8,6 +8,8 @@
 //! let said = peer.run_script("tests/peers/load.py".as_ref(), ["checkpoint"]).unwrap();
 //! assert_eq!(said.trim(), "equal");
 //! ```
+
+pub mod large;
 
 use std::ffi::OsStr;
 use std::io::Write;

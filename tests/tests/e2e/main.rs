@@ -6,6 +6,7 @@ mod objects;
 mod peers;
 mod pytorch_loads;
 mod reshard_matrix;
+mod scale;
 
 use dcp::convert::{ConvertOptions, plan};
 use dcp::format::{Reader, by_name, open};

@@ -4,7 +4,6 @@ mod attacks;
 mod commit;
 mod layouts;
 mod memory;
-mod scale;
 
 use self::memory::{objects, place};
 use super::Titan;
