@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""One operation of PyTorch on a checkpoint, timed without the interpreter's start: prints `SECONDS x`.
+"""One operation of PyTorch on a checkpoint, timed without the interpreter's start: prints `SECONDS x`, and where bytes
+are counted `WANTED_BYTES n` and `READ_BYTES n` (what the process asked of the kernel).
 
 usage: bench_peer.py dcp_to_torch_save | hf_consolidated | load_columns   SOURCE TARGET
+       bench_peer.py load_eighth SOURCE TARGET DIM
 """
 
 import os
@@ -52,7 +54,7 @@ def load_columns_on(rank, source, store, seconds):
     for name, tensor in dcp.FileSystemReader(source).read_metadata().state_dict_metadata.items():
         shape, dim = list(tensor.size), min(1, len(tensor.size) - 1)
         shape[dim] //= 2
-        state[name] = DTensor.from_local(torch.zeros(shape), mesh, [Shard(dim)], run_check=False)
+        state[name] = DTensor.from_local(torch.ones(shape), mesh, [Shard(dim)], run_check=False)
     dist.barrier()
     start = time.perf_counter()
     dcp.load(state, checkpoint_id=source)
@@ -70,9 +72,40 @@ def load_columns(source, target):
     return max(seconds)
 
 
+def read_bytes():
+    with open("/proc/self/io") as counters:
+        return int(next(line for line in counters if line.startswith("rchar:")).split()[1])
+
+
+def load_eighth(source, target, dim):
+    """Rank 3 of 8 loads its slice, alone: the process group is PyTorch's fake one, which sends nothing."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=3, world_size=8)
+    mesh = init_device_mesh("cpu", (8,))
+    state, wanted = {}, 0
+    for name, tensor in dcp.FileSystemReader(source).read_metadata().state_dict_metadata.items():
+        shape = list(tensor.size)
+        shape[int(dim)] //= 8
+        local = torch.ones(shape)
+        wanted += local.nbytes
+        state[name] = DTensor.from_local(local, mesh, [Shard(int(dim))], run_check=False)
+    before, start = read_bytes(), time.perf_counter()
+    dcp.load(state, checkpoint_id=source, no_dist=True)
+    seconds = time.perf_counter() - start
+    print(f"WANTED_BYTES {wanted}\nREAD_BYTES {read_bytes() - before}")
+    return seconds
+
+
+OPERATIONS = {
+    "dcp_to_torch_save": to_torch_save,
+    "hf_consolidated": hf_consolidated,
+    "load_columns": load_columns,
+    "load_eighth": load_eighth,
+}
+
 if __name__ == "__main__":
-    operation, source, target = sys.argv[1:]
+    operation, *args = sys.argv[1:]
     start = time.perf_counter()
-    operations = {"dcp_to_torch_save": to_torch_save, "hf_consolidated": hf_consolidated, "load_columns": load_columns}
-    inner = operations[operation](source, target)
+    inner = OPERATIONS[operation](*args)
     print(f"SECONDS {inner or time.perf_counter() - start:.4f}")

@@ -42,21 +42,6 @@ impl AlignedBuf {
             .collect())
     }
 
-    /// The memory of every piece at once, for writing.
-    ///
-    /// Panics: when the ranges are not in order and disjoint, as [`AlignedBuf::lay_out`] gives them.
-    pub fn pieces_mut(&mut self, ranges: &[Range<usize>]) -> Vec<&mut [u8]> {
-        let mut rest = self.memory.as_deref_mut().unwrap_or(&mut []);
-        let mut at = 0;
-        let take = |range: &Range<usize>| {
-            let (_, after) = std::mem::take(&mut rest).split_at_mut(range.start - at);
-            let (piece, after) = after.split_at_mut(range.len());
-            (rest, at) = (after, range.end);
-            piece
-        };
-        ranges.iter().map(take).collect()
-    }
-
     /// Has at least so many bytes; returns the address of the first.
     fn grow(&mut self, byte_len: usize) -> Result<usize> {
         let memory = match self.memory.take() {
@@ -102,9 +87,6 @@ mod tests {
                 assert_eq!(address % ALIGNMENT_BYTES, byte_offset as usize % ALIGNMENT_BYTES);
             }
             assert!(ranges.windows(2).all(|pair| pair[0].end <= pair[1].start));
-            let addresses: Vec<_> = ranges.iter().map(|range| buffer.bytes(range).as_ptr_range()).collect();
-            let cut = buffer.pieces_mut(&ranges);
-            assert_eq!(cut.iter().map(|piece| piece.as_ptr_range()).collect::<Vec<_>>(), addresses);
         }
     }
 }

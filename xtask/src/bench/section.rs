@@ -1,55 +1,100 @@
 //! Figures as a table, and the table in its place in BENCHMARKS.md.
 
-/// One line of the table.
-#[derive(Debug, PartialEq)]
-pub(super) struct Row {
-    comparison: &'static str,
-    side: &'static str,
-    median_s: f64,
-    min_s: f64,
-    max_s: f64,
-    /// How many times as long as ours; `None` for ours.
-    ratio: Option<f64>,
+use super::comparisons::{Comparison, Limit};
+
+/// What was measured of one side.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Figures {
+    /// Of every run.
+    pub(super) seconds: Vec<f64>,
+    /// Bytes read over bytes wanted, where the side counts them.
+    pub(super) amplification: Option<f64>,
 }
 
-/// The rows of one comparison; the first side is ours.
-pub(super) fn rows(comparison: &'static str, sides: Vec<(&'static str, Vec<f64>)>) -> Vec<Row> {
-    let ours = sides.first().map_or(f64::NAN, |(_, seconds)| median(seconds));
-    let row = |(index, (side, seconds)): (usize, &(&'static str, Vec<f64>))| Row {
-        comparison,
-        side,
-        median_s: median(seconds),
-        min_s: seconds.iter().copied().fold(f64::INFINITY, f64::min),
-        max_s: seconds.iter().copied().fold(0.0, f64::max),
-        ratio: (index > 0).then(|| median(seconds) / ours),
-    };
-    sides.iter().enumerate().map(row).collect()
+impl Figures {
+    fn median(&self) -> f64 {
+        let mut sorted = self.seconds.clone();
+        sorted.sort_by(f64::total_cmp);
+        let middle = sorted.len() / 2;
+        match sorted.len() {
+            0 => f64::NAN,
+            n if n % 2 == 1 => sorted[middle],
+            _ => (sorted[middle - 1] + sorted[middle]) / 2.0,
+        }
+    }
+
+    fn min(&self) -> f64 {
+        self.seconds.iter().copied().fold(f64::INFINITY, f64::min)
+    }
+
+    fn max(&self) -> f64 {
+        self.seconds.iter().copied().fold(0.0, f64::max)
+    }
 }
 
-fn median(seconds: &[f64]) -> f64 {
-    let mut sorted = seconds.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => sorted[middle],
-        _ => (sorted[middle - 1] + sorted[middle]) / 2.0,
+/// The limit in words, and whether ours (the first side) keeps to it.
+fn verdict(limit: Limit, sides: &[Figures]) -> (String, bool) {
+    let ours = sides.first().map_or(f64::NAN, Figures::median);
+    let other = |index: usize| sides.get(index).map_or(f64::NAN, Figures::median);
+    match limit {
+        Limit::Times { slower_than_first, faster_than_second } => {
+            let slower = ours / other(1);
+            let faster = other(2) / ours;
+            let words = format!("at most {slower_than_first:.2} x the copy: {slower:.2}");
+            match faster_than_second {
+                None => (words, slower <= slower_than_first),
+                Some(least) => (
+                    format!("{words}; at least {least:.0} x as fast as PyTorch: {faster:.1}"),
+                    slower <= slower_than_first && faster >= least,
+                ),
+            }
+        }
+        Limit::Faster(least) => {
+            let faster = other(1) / ours;
+            (format!("at least {least:.0} x as fast as PyTorch: {faster:.1}"), faster >= least)
+        }
+        Limit::Seconds(most) => (format!("at most {most} s: {ours:.4}"), ours <= most),
+        Limit::Amplification(most) => {
+            let amplification = sides.first().and_then(|ours| ours.amplification).unwrap_or(f64::NAN);
+            (format!("at most {most} x the wanted bytes: {amplification:.3}"), amplification <= most)
+        }
     }
 }
 
 /// The section's text.
-pub(super) fn render(machine: &str, gib: f64, repetitions: u32, cache: &str, rows: &[Row]) -> String {
+pub(super) fn render(
+    machine: &str,
+    gib: f64,
+    repetitions: u32,
+    cache: &str,
+    results: &[(&Comparison, Vec<Figures>)],
+) -> String {
     let mut text = format!(
-        "{machine}.\n\n{gib} GiB float32, 291 tensors, saved by PyTorch 2.11 from 2 ranks; {repetitions} runs of each \
-         side in turns, {cache} page cache.\nThe last column is the side's median over ours: above 1, ours is faster.\n\n\
-         | comparison | side | median s | min s | max s | x ours |\n|---|---|---|---|---|---|\n"
+        "{machine}.\n\nCheckpoints of {gib} GiB float32 in 291 tensors, saved by PyTorch 2.11 from 2 ranks (\"one \
+         chunk\": one tensor of {} GiB); {repetitions} runs of each side in turns, {cache} page cache.\n\n\
+         | comparison | side | median s | min s | max s | median over ours | read / wanted |\n\
+         |---|---|---|---|---|---|---|\n",
+        gib / 4.0
     );
-    for row in rows {
-        let ratio = row.ratio.map_or(String::new(), |ratio| format!("{ratio:.2}"));
-        text.push_str(&format!(
-            "| {} | {} | {:.2} | {:.2} | {:.2} | {ratio} |\n",
-            row.comparison, row.side, row.median_s, row.min_s, row.max_s
-        ));
+    for (comparison, sides) in results {
+        let ours = sides.first().map_or(f64::NAN, Figures::median);
+        for (side, figures) in comparison.sides.iter().zip(sides) {
+            text.push_str(&format!(
+                "| {} | {} | {:.3} | {:.3} | {:.3} | {:.2} | {} |\n",
+                comparison.name,
+                side.label,
+                figures.median(),
+                figures.min(),
+                figures.max(),
+                figures.median() / ours,
+                figures.amplification.map_or(String::new(), |amplification| format!("{amplification:.3}")),
+            ));
+        }
+    }
+    text.push_str("\n| comparison | limit: found | kept |\n|---|---|---|\n");
+    for (comparison, sides) in results {
+        let (words, kept) = verdict(comparison.limit, sides);
+        text.push_str(&format!("| {} | {words} | {} |\n", comparison.name, if kept { "yes" } else { "NO" }));
     }
     text
 }
@@ -70,16 +115,37 @@ pub(super) fn replace(document: &str, name: &str, text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::comparisons::{Run, Side, Source};
     use super::*;
 
+    fn figures(seconds: &[f64]) -> Figures {
+        Figures { seconds: seconds.to_vec(), amplification: None }
+    }
+
     #[test]
-    fn ratios_are_of_medians() {
-        let rows = rows("copy", vec![("ours", vec![2.0, 9.0, 1.0]), ("cp", vec![4.0, 1.0])]);
-        assert_eq!((rows[0].median_s, rows[0].ratio), (2.0, None));
-        assert_eq!((rows[1].median_s, rows[1].min_s, rows[1].max_s), (2.5, 1.0, 4.0));
-        assert_eq!(rows[1].ratio, Some(1.25));
-        let text = render("machine", 2.0, 3, "warm", &rows);
-        assert!(text.contains("| copy | cp | 2.50 | 1.00 | 4.00 | 1.25 |\n"), "{text}");
+    fn limits_are_kept_by_medians() {
+        let sides = [figures(&[2.0, 9.0, 1.0]), figures(&[4.0, 1.0]), figures(&[6.0])];
+        let times = |slower, faster| Limit::Times { slower_than_first: slower, faster_than_second: faster };
+        assert!(verdict(times(0.8, None), &sides).1);
+        assert!(!verdict(times(0.79, None), &sides).1);
+        assert!(verdict(times(0.8, Some(3.0)), &sides).1);
+        assert!(!verdict(times(0.8, Some(3.1)), &sides).1);
+        assert!(verdict(Limit::Faster(1.25), &sides).1);
+        assert!(!verdict(Limit::Seconds(1.9), &sides).1);
+        assert!(!verdict(Limit::Amplification(1.1), &sides).1, "nothing was counted");
+        assert!(!verdict(Limit::Faster(1.0), &sides[..1]).1, "there is no other side");
+    }
+
+    #[test]
+    fn a_section_names_every_side_and_limit() {
+        let side = |label| Side { label, run: Run::CopyDurably };
+        let sides: &'static [Side] = Box::leak(Box::new([side("ours"), side("cp")]));
+        let comparison =
+            Comparison { name: "copy", source: Source::Nothing, sides, limit: Limit::Faster(2.0) };
+        let results = [(&comparison, vec![figures(&[2.0]), figures(&[2.5])])];
+        let text = render("machine", 2.0, 1, "warm", &results);
+        assert!(text.contains("| copy | cp | 2.500 | 2.500 | 2.500 | 1.25 |  |\n"), "{text}");
+        assert!(text.contains("| copy | at least 2 x as fast as PyTorch: 1.2 | NO |\n"), "{text}");
     }
 
     #[test]
