@@ -13,6 +13,9 @@ const DEPTH_MAX: usize = 256;
 /// Most entries of dicts and lists that are looked at, counting what is referred to twice as two.
 const ENTRIES_MAX: u64 = 10_000_000;
 
+/// What an entry of a catalog takes beside its name and path.
+const LEAF_BYTES: u64 = 512;
+
 /// A leaf of the nested object.
 #[derive(Debug)]
 pub(super) enum Leaf {
@@ -25,11 +28,13 @@ pub(super) enum Leaf {
 /// The leaves by FQN, with their paths, in stored order.
 pub(super) type Leaves = IndexMap<String, (Path, Leaf)>;
 
-/// Flattens the pickle's object.
+/// Flattens the pickle's object. Names and paths take their memory from `budget`.
 ///
-/// Errors: [`Error::Malformed`] for two leaves of one name, too deep nesting, impossible tensors.
-pub(super) fn flatten(pickle: &Pickle, object: &str) -> Result<Leaves> {
-    let mut walk = Walk { pickle, object, leaves: IndexMap::new(), entries: 0, leaf_lists: HashMap::new() };
+/// Errors: [`Error::Malformed`] for two leaves of one name, too deep nesting, impossible tensors; [`Error::OverLimit`]
+/// beyond the budget.
+pub(super) fn flatten(pickle: &Pickle, object: &str, budget: &mut Budget) -> Result<Leaves> {
+    let mut walk =
+        Walk { pickle, object, budget, leaves: IndexMap::new(), entries: 0, leaf_lists: HashMap::new() };
     walk.node(pickle.root(), &mut Vec::new())?;
     Ok(walk.leaves)
 }
@@ -37,6 +42,7 @@ pub(super) fn flatten(pickle: &Pickle, object: &str) -> Result<Leaves> {
 struct Walk<'a> {
     pickle: &'a Pickle<'a>,
     object: &'a str,
+    budget: &'a mut Budget,
     leaves: Leaves,
     /// Entries looked at so far. A few nodes that refer to each other can stand for any number of entries.
     entries: u64,
@@ -81,12 +87,16 @@ impl Walk<'_> {
     }
 
     /// A dict's key as Python's `str` gives it.
-    fn key(&self, id: NodeId) -> Result<String> {
+    fn key(&mut self, id: NodeId) -> Result<String> {
         if let Some(text) = self.pickle.str(id) {
+            self.budget.take(text.len() as u64, self.object)?;
             return Ok(text.to_owned());
         }
-        let refuse = |_: &StoredTensor| Err(self.malformed("a dict key that is a tensor".to_owned()));
-        let key = value_of(self.pickle, id, self.object, &mut Budget::default(), &mut { refuse })?;
+        let (pickle, object) = (self.pickle, self.object);
+        let refuse = |_: &StoredTensor| {
+            Err(Error::malformed(object, "torch.save file", "a dict key that is a tensor".to_owned()))
+        };
+        let key = value_of(pickle, id, object, self.budget, &mut { refuse })?;
         match key.is_opaque() {
             false => Ok(key.py_repr()),
             true => Err(self.malformed(format!("a dict key of an unknown type: {}", key.py_repr()))),
@@ -114,6 +124,9 @@ impl Walk<'_> {
 
     fn leaf(&mut self, path: &Path, leaf: Leaf) -> Result<()> {
         let name = name_of(path);
+        // The name, each part of the path with its text, and what a catalog keeps of a leaf.
+        let path_bytes = path.len() * size_of::<PathPart>() + name.len();
+        self.budget.take((path_bytes + name.len()) as u64 + LEAF_BYTES, self.object)?;
         match self.leaves.insert(name.clone(), (path.clone(), leaf)) {
             None => Ok(()),
             Some(_) => {

@@ -88,7 +88,8 @@ impl TorchSaveReader {
         storages: Storages,
         pickle: &Pickle,
     ) -> Result<Self> {
-        let leaves = flatten(pickle, &object)?;
+        let mut budget = Budget::of_file(source.byte_len());
+        let leaves = flatten(pickle, &object, &mut budget)?;
         let (tensors, values, catalog) = (HashMap::new(), IndexMap::new(), Catalog::new(super::NAME));
         let mut reader = TorchSaveReader { place, object, source, catalog, tensors, values, storages };
         reader.catalog.objects.push(ObjectInfo {
@@ -97,7 +98,6 @@ impl TorchSaveReader {
             exact: true,
             writer: Some(0),
         });
-        let mut budget = Budget::default();
         for (name, (path, leaf)) in leaves {
             let fqn = Fqn::new(name);
             match leaf {

@@ -363,8 +363,35 @@ mod attacks {
         // The dicts are left on the stack one above the other: take the last one.
         pickle.splice(2..2, *b"(");
         pickle.extend(b"1hd.");
+        let error = open_bytes(&archive_of(pickle)).unwrap_err();
+        assert!(matches!(error, crate::Error::OverLimit { .. }), "{error}");
+    }
+
+    /// Lists that hold the one before twice, the innermost an empty dict: nothing that takes memory.
+    #[test]
+    fn lists_of_dicts_that_multiply() {
+        let mut pickle = b"\x80\x02(}q\0".to_vec();
+        for level in 1..=100u8 {
+            pickle.extend([b']', b'q', level, b'(']);
+            pickle.extend([b'h', level - 1, b'h', level - 1, b'e']);
+        }
+        pickle.extend(b"1h\x64.");
         let error = open_bytes(&archive_of(pickle)).unwrap_err().to_string();
         assert!(error.contains("10000000 entries"), "{error}");
+    }
+
+    /// The same with leaves, whose names and paths take memory.
+    #[test]
+    fn names_that_multiply() {
+        let mut pickle = b"\x80\x02(N".to_vec();
+        pickle.extend(b"q\0");
+        for level in 1..=24u8 {
+            pickle.extend([b'}', b'q', level, b'(']);
+            pickle.extend([b'K', 1, b'h', level - 1, b'K', 2, b'h', level - 1, b'u']);
+        }
+        pickle.extend(b"1h\x18.");
+        let error = open_bytes(&archive_of(pickle)).unwrap_err();
+        assert!(matches!(error, crate::Error::OverLimit { .. }), "{error}");
     }
 
     /// The same of lists, which are looked through for tensors before they are read. The innermost holds a tuple with a

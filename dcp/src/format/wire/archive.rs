@@ -13,7 +13,7 @@ use super::item::Item;
 use super::pickle_read::parse;
 use super::pickle_write::PickleWriter;
 use super::tensor::{StoredTensor, write_tensor};
-use super::value_read::{Budget, VALUE_BYTES_MAX, in_row_major, value_of};
+use super::value_read::{Budget, in_row_major, value_of};
 use super::value_write::write_value;
 use super::zip_read::ZipIndex;
 use super::zip_write::{ALIGN_BYTES, Contents, NewRecord, ZipLayout};
@@ -30,10 +30,11 @@ pub fn decode(bytes: &[u8], object: &str) -> Result<Value> {
     let mut item = Item::whole(&memory, object);
     let index = ZipIndex::read(&mut item)?;
     check_kind(&index, &mut item)?;
-    let data = index.read_record(&mut item, PICKLE_NAME, VALUE_BYTES_MAX)?;
+    let data = index.read_record(&mut item, PICKLE_NAME, bytes.len() as u64)?;
     let pickle = parse(&data).map_err(|error| error.of(object))?;
     let mut read = |tensor: &StoredTensor| read_elements(&index, &mut item, tensor);
-    value_of(&pickle, pickle.root(), object, &mut Budget::default(), &mut read)
+    let mut budget = Budget::of_file(bytes.len() as u64);
+    value_of(&pickle, pickle.root(), object, &mut budget, &mut read)
 }
 
 /// The record of the pickle.

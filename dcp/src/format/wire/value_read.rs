@@ -17,9 +17,13 @@ use std::collections::HashMap;
 /// The deepest nesting of a value. CPython's pickler gives up at some 300 levels.
 pub const VALUE_DEPTH_MAX: usize = 256;
 /// The most memory that the values of one file may take, counting what is referred to twice as two.
-pub const VALUE_BYTES_MAX: u64 = 1 << 30;
+const VALUE_BYTES_MAX: u64 = 4 << 30;
+/// What the values of any file may take. Few bytes can stand for many: by references, and by expanded tensors.
+const VALUE_BYTES_MIN: u64 = 64 << 20;
+/// What values may take for each byte of the file. A small integer takes two bytes in a pickle, and a [`Value`] here.
+const VALUE_BYTES_PER_BYTE: u64 = 64;
 
-/// How much memory may still be taken by values.
+/// How much memory may still be taken by the values and names of a file.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
     bytes: u64,
@@ -27,15 +31,29 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// So many bytes.
-    pub fn new(bytes: u64) -> Self {
+    /// For what is in a file of this length.
+    pub fn of_file(byte_len: u64) -> Self {
+        let bytes = VALUE_BYTES_MIN.saturating_add(byte_len.saturating_mul(VALUE_BYTES_PER_BYTE));
+        let bytes = bytes.min(VALUE_BYTES_MAX);
         Budget { bytes, bytes_left: bytes }
     }
-}
 
-impl Default for Budget {
-    fn default() -> Self {
-        Budget::new(VALUE_BYTES_MAX)
+    /// Takes so many bytes for something in `object`.
+    ///
+    /// Errors: [`Error::OverLimit`] where fewer are left.
+    pub fn take(&mut self, bytes: u64, object: &str) -> Result<()> {
+        match self.bytes_left.checked_sub(bytes) {
+            Some(left) => {
+                self.bytes_left = left;
+                Ok(())
+            }
+            None => Err(Error::OverLimit {
+                object: object.to_owned(),
+                what: "the memory that its values need",
+                found: (self.bytes - self.bytes_left).saturating_add(bytes),
+                limit: self.bytes,
+            }),
+        }
     }
 }
 
@@ -270,18 +288,7 @@ impl Decoder<'_> {
     }
 
     fn charge(&mut self, bytes: u64) -> Result<()> {
-        match self.budget.bytes_left.checked_sub(bytes) {
-            Some(left) => {
-                self.budget.bytes_left = left;
-                Ok(())
-            }
-            None => Err(Error::OverLimit {
-                object: self.object.to_owned(),
-                what: "the memory that its values need",
-                found: (self.budget.bytes - self.budget.bytes_left).saturating_add(bytes),
-                limit: self.budget.bytes,
-            }),
-        }
+        self.budget.take(bytes, self.object)
     }
 }
 
