@@ -10,6 +10,7 @@
 //! ```
 
 pub mod large;
+pub mod synthetic;
 
 use std::ffi::OsStr;
 use std::io::Write;

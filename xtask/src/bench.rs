@@ -4,15 +4,14 @@
 //! on the same files, and what counts is the ratio of their medians. The machine is named with the figures.
 
 mod comparisons;
-mod machine;
-mod section;
+pub(crate) mod machine;
+pub(crate) mod section;
 mod sides;
 
 use anyhow::{Result, bail};
 use clap::Args;
 use comparisons::COMPARISONS;
 use sides::Bench;
-use std::fs;
 use std::path::Path;
 
 #[derive(Args)]
@@ -54,10 +53,7 @@ pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<()> {
     let text = section::render(&machine::describe(root)?, args.gib, args.repetitions, cache, &results);
     println!("\n{text}");
     if args.write {
-        let path = root.join("BENCHMARKS.md");
-        let old = fs::read_to_string(&path).unwrap_or_else(|_| "# Benchmarks\n".to_owned());
-        fs::write(&path, section::replace(&old, &format!("{cache} cache"), &text))?;
-        println!("written to BENCHMARKS.md");
+        section::write(root, &format!("{cache} cache"), &text)?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ mod bench;
 mod demo;
 mod fixtures;
 mod fuzz;
+mod memory;
 mod peers;
 mod process;
 mod test;
@@ -35,6 +36,8 @@ enum Command {
     Fixtures(fixtures::FixturesArgs),
     /// Fuzz the parsers
     Fuzz(fuzz::FuzzArgs),
+    /// Measure the most memory that the commands take on large checkpoints; --write puts it into BENCHMARKS.md
+    Memory(memory::MemoryArgs),
     /// Make the Python environments with the real PyTorch versions that tests compare against
     Peers(peers::PeersArgs),
 }
@@ -57,6 +60,7 @@ fn run(root: &Path, command: &Command) -> Result<()> {
         Command::Tidy => tidy::run(root),
         Command::Fixtures(args) => fixtures::run(root, args),
         Command::Fuzz(args) => fuzz::run(root, args),
+        Command::Memory(args) => memory::run(root, args),
         Command::Peers(args) => peers::run(root, args),
     }
 }

@@ -7,9 +7,8 @@ use std::path::Path;
 use std::process::Command;
 
 /// One line: date, processor, cores, memory, kernel, disk.
-pub(super) fn describe(place: &Path) -> Result<String> {
-    let folder = place.parent().unwrap_or(place);
-    let disk = read(Command::new("df").args(["--output=source,fstype"]).arg(folder))?;
+pub(crate) fn describe(place: &Path) -> Result<String> {
+    let disk = read(Command::new("df").args(["--output=source,fstype"]).arg(place))?;
     let date = read(Command::new("date").args(["-u", "+%F"]))?;
     let kernel = read(Command::new("uname").arg("-r"))?;
     let cores = std::thread::available_parallelism()?;

@@ -1,6 +1,9 @@
 //! Figures as a table, and the table in its place in BENCHMARKS.md.
 
 use super::comparisons::{Comparison, Limit};
+use anyhow::Result;
+use std::fs;
+use std::path::Path;
 
 /// What was measured of one side.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -99,8 +102,17 @@ pub(super) fn render(
     text
 }
 
+/// Puts a section into BENCHMARKS.md.
+pub(crate) fn write(root: &Path, name: &str, text: &str) -> Result<()> {
+    let path = root.join("BENCHMARKS.md");
+    let old = fs::read_to_string(&path).unwrap_or_else(|_| "# Benchmarks\n".to_owned());
+    fs::write(&path, replace(&old, name, text))?;
+    println!("written to BENCHMARKS.md");
+    Ok(())
+}
+
 /// Puts a section in the place of the one of that name, or at the end.
-pub(super) fn replace(document: &str, name: &str, text: &str) -> String {
+fn replace(document: &str, name: &str, text: &str) -> String {
     let (begin, end) = (format!("<!-- begin {name} -->"), format!("<!-- end {name} -->"));
     let section = format!("{begin}\n## {name}\n\n{}\n{end}\n", text.trim_end());
     match (document.find(&begin), document.find(&end)) {
