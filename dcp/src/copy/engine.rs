@@ -1,97 +1,25 @@
 //! Strips in, strips out: the one loop that moves tensor data.
 
 use super::blocks::Blocks;
+use super::job::{CopyStats, Job};
+use super::parts::{Part, Piece, pieces_by_tensor};
 use super::read_box::OpenChunk;
 use super::sink::ObjectSink;
 use super::tensor_reader::TensorReader;
 use crate::error::{Error, Result};
-use crate::format::{Draft, ObjectSums, Reader, Target};
+use crate::format::ObjectSums;
 use crate::layout::{Region, Strips, copy_box, row_major};
-use crate::model::{Fqn, can_cast, cast};
-use crate::storage::{AlignedBuf, Place};
+use crate::model::{can_cast, cast};
+use crate::storage::AlignedBuf;
 use crate::threads::{Queue, in_threads, lock};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// Largest strip: large enough for full disk speed, small enough for many in memory.
-const STRIP_BYTES_MAX: u64 = 16 << 20;
-/// Smallest strip worth a thread of its own.
-const STRIP_BYTES_MIN: u64 = 256 << 10;
 /// Largest piece of a compressed object, so that a small read decodes little.
 const FRAME_BYTES_MAX: u64 = 4 << 20;
-/// Strips a thread holds at once: as read, as laid out for writing, as converted.
-const BUFFERS: u64 = 3;
 /// A kernel-side copy is worth its system call from here on.
 const KERNEL_COPY_BYTES_MIN: u64 = 1 << 20;
-
-/// How much memory and how many threads a copy may use.
-#[derive(Clone, Copy, Debug)]
-pub struct CopyOptions {
-    /// Bytes of all buffers together.
-    pub memory_bytes_max: u64,
-    /// Threads that read and write.
-    pub threads: usize,
-}
-
-impl Default for CopyOptions {
-    fn default() -> Self {
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        CopyOptions { memory_bytes_max: 256 << 20, threads: cores.clamp(2, 16) }
-    }
-}
-
-impl CopyOptions {
-    /// Bytes of one strip and number of threads that fit the budget.
-    pub(super) fn strips(&self) -> Result<(u64, usize)> {
-        let needed = BUFFERS * STRIP_BYTES_MIN;
-        if self.memory_bytes_max < needed {
-            return Err(Error::BudgetTooSmall { budget: self.memory_bytes_max, needed });
-        }
-        let threads = (self.threads.max(1) as u64).min(self.memory_bytes_max / needed);
-        Ok(((self.memory_bytes_max / (BUFFERS * threads)).min(STRIP_BYTES_MAX), threads as usize))
-    }
-}
-
-/// Hears how far a copy is. Called from any thread.
-pub trait Progress: Sync {
-    /// `bytes` more bytes have been written.
-    fn advance(&self, bytes: u64);
-}
-
-impl Progress for () {
-    fn advance(&self, _bytes: u64) {}
-}
-
-/// What a copy did.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct CopyStats {
-    /// Bytes fetched from the source.
-    pub read_bytes: u64,
-    /// Bytes of tensor data written, as stored.
-    pub written_bytes: u64,
-    /// Bytes moved by the kernel without passing through this process; counted in both of the above.
-    pub kernel_bytes: u64,
-}
-
-/// One copy: where from, what to, laid out how.
-#[derive(Clone, Copy)]
-pub struct Job<'a> {
-    /// The source.
-    pub reader: &'a dyn Reader,
-    /// For each of the target's tensors, the source tensor it comes from.
-    pub sources: &'a [Fqn],
-    /// What to write.
-    pub target: &'a Target,
-    /// Where in which object it goes.
-    pub draft: &'a dyn Draft,
-    /// The destination.
-    pub place: &'a Place,
-    /// Limits.
-    pub options: CopyOptions,
-    /// Listener.
-    pub progress: &'a dyn Progress,
-}
 
 /// Writes every data object of the draft and returns what was measured, per object. Objects are made visible when all
 /// data is written, so that an error before that leaves nothing behind. The caller commits.
@@ -147,26 +75,6 @@ fn finish(sinks: Vec<ObjectSink>, threads: usize) -> Result<Vec<ObjectSums>> {
         Ok(())
     })?;
     Ok(sums.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()))
-}
-
-/// Where one region of a tensor goes.
-#[derive(Debug)]
-struct Piece {
-    object: u32,
-    placed: u32,
-    byte_offset: u64,
-}
-
-fn pieces_by_tensor(draft: &dyn Draft, target: &Target) -> Vec<Vec<Piece>> {
-    let mut pieces: Vec<Vec<Piece>> = target.tensors.iter().map(|_| Vec::new()).collect();
-    for (object, plan) in draft.objects().iter().enumerate() {
-        for (placed, region) in plan.placed.iter().enumerate() {
-            let piece =
-                Piece { object: object as u32, placed: placed as u32, byte_offset: region.byte_offset };
-            pieces[region.tensor as usize].push(piece);
-        }
-    }
-    pieces
 }
 
 /// One tensor on its way.
@@ -399,40 +307,5 @@ impl<'a> Shared<'a> {
             self.job.progress.advance(bytes.len() as u64);
         }
         Ok(())
-    }
-}
-
-/// The share of a strip that goes to one placed region; contiguous there.
-struct Part {
-    object: u32,
-    placed: u32,
-    /// First byte of the placed region in its object.
-    byte_offset: u64,
-    common: Region,
-    /// Elements of the placed region before the part.
-    first: u64,
-}
-
-impl Part {
-    fn new(piece: &Piece, region: &Region, common: Region) -> Self {
-        let strides = row_major(&region.extent);
-        let first =
-            common.relative_to(region).start.iter().zip(&strides).map(|(&at, &stride)| at * stride).sum();
-        Part { object: piece.object, placed: piece.placed, byte_offset: piece.byte_offset, common, first }
-    }
-
-    fn byte_len(&self, block_bytes: usize) -> usize {
-        self.common.elements() as usize * block_bytes
-    }
-
-    /// Where the part goes in its object.
-    fn target_offset(&self, block_bytes: usize) -> u64 {
-        self.byte_offset + self.first * block_bytes as u64
-    }
-
-    /// First element of `region` in the part's row-major order, and that order's strides.
-    fn position(&self, region: &Region) -> (usize, Vec<u64>) {
-        let strides = row_major(&self.common.extent);
-        (region.position_in(&self.common, &strides) as usize, strides)
     }
 }

@@ -1,6 +1,6 @@
 //! Regions into memory: what a rank does when it resumes.
 
-use super::engine::{CopyOptions, CopyStats, Progress};
+use super::job::{CopyOptions, CopyStats, Progress};
 use super::tensor_reader::TensorReader;
 use crate::error::{Error, Result};
 use crate::format::Reader;

@@ -8,13 +8,16 @@
 
 mod blocks;
 mod engine;
+mod job;
 mod load;
+mod parts;
 mod read_box;
 mod sink;
 mod tensor_reader;
 #[cfg(test)]
 mod tests;
 
-pub use engine::{CopyOptions, CopyStats, Job, Progress, run};
+pub use engine::run;
+pub use job::{CopyOptions, CopyStats, Job, Progress};
 pub use load::{Wanted, load};
 pub use tensor_reader::TensorReader;

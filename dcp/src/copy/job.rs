@@ -1,0 +1,81 @@
+//! What a copy is asked to do, within which limits, and what it did.
+
+use crate::error::{Error, Result};
+use crate::format::{Draft, Reader, Target};
+use crate::model::Fqn;
+use crate::storage::Place;
+
+/// Largest strip: large enough for full disk speed, small enough for many in memory.
+const STRIP_BYTES_MAX: u64 = 16 << 20;
+/// Smallest strip worth a thread of its own.
+const STRIP_BYTES_MIN: u64 = 256 << 10;
+/// Strips a thread holds at once: as read, as laid out for writing, as converted.
+const BUFFERS: u64 = 3;
+
+/// How much memory and how many threads a copy may use.
+#[derive(Clone, Copy, Debug)]
+pub struct CopyOptions {
+    /// Bytes of all buffers together.
+    pub memory_bytes_max: u64,
+    /// Threads that read and write.
+    pub threads: usize,
+}
+
+impl Default for CopyOptions {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        CopyOptions { memory_bytes_max: 256 << 20, threads: cores.clamp(2, 16) }
+    }
+}
+
+impl CopyOptions {
+    /// Bytes of one strip and number of threads that fit the budget.
+    pub(super) fn strips(&self) -> Result<(u64, usize)> {
+        let needed = BUFFERS * STRIP_BYTES_MIN;
+        if self.memory_bytes_max < needed {
+            return Err(Error::BudgetTooSmall { budget: self.memory_bytes_max, needed });
+        }
+        let threads = (self.threads.max(1) as u64).min(self.memory_bytes_max / needed);
+        Ok(((self.memory_bytes_max / (BUFFERS * threads)).min(STRIP_BYTES_MAX), threads as usize))
+    }
+}
+
+/// Hears how far a copy is. Called from any thread.
+pub trait Progress: Sync {
+    /// `bytes` more bytes have been written.
+    fn advance(&self, bytes: u64);
+}
+
+impl Progress for () {
+    fn advance(&self, _bytes: u64) {}
+}
+
+/// What a copy did.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct CopyStats {
+    /// Bytes fetched from the source.
+    pub read_bytes: u64,
+    /// Bytes of tensor data written, as stored.
+    pub written_bytes: u64,
+    /// Bytes moved by the kernel without passing through this process; counted in both of the above.
+    pub kernel_bytes: u64,
+}
+
+/// One copy: where from, what to, laid out how.
+#[derive(Clone, Copy)]
+pub struct Job<'a> {
+    /// The source.
+    pub reader: &'a dyn Reader,
+    /// For each of the target's tensors, the source tensor it comes from.
+    pub sources: &'a [Fqn],
+    /// What to write.
+    pub target: &'a Target,
+    /// Where in which object it goes.
+    pub draft: &'a dyn Draft,
+    /// The destination.
+    pub place: &'a Place,
+    /// Limits.
+    pub options: CopyOptions,
+    /// Listener.
+    pub progress: &'a dyn Progress,
+}
