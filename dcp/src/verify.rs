@@ -10,7 +10,7 @@ use crate::numbers::NonFinite;
 use crate::storage::Key;
 use crate::threads::{Queue, in_threads, lock};
 use crc_fast::{CrcAlgorithm::Crc32IsoHdlc, Digest};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Mutex;
 
 /// Bytes read at once.
@@ -91,7 +91,8 @@ pub fn verify(reader: &dyn Reader, options: &VerifyOptions, progress: &dyn Progr
         })?;
     }
     report.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
-    report.findings.dedup();
+    let mut seen = HashSet::new();
+    report.findings.retain(|finding| seen.insert(finding.clone()));
     Ok(report)
 }
 

@@ -144,7 +144,7 @@ pub struct ValueEntry {
 }
 
 /// How bad a [`Finding`] is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub enum Severity {
     /// Worth knowing: an object nothing refers to.
     Note,
@@ -153,7 +153,7 @@ pub enum Severity {
 }
 
 /// Something odd or damaged, told to people in one sentence.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,

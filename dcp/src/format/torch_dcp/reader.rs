@@ -13,7 +13,7 @@ use crate::format::{Elements, Reader};
 use crate::model::{Catalog, Chunk, Finding, Fqn, Severity, Tensor, Value};
 use crate::storage::memory::MemoryObject;
 use crate::storage::{Place, ReadAt};
-use crc_fast::CrcAlgorithm::Crc32IsoHdlc;
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use std::sync::Arc;
 
 /// The largest item of a value. Larger data belongs in tensors.
@@ -86,27 +86,46 @@ impl DcpReader {
     /// Checks every record of a value's archive against its checksum.
     fn check_value(&self, fqn: &Fqn) -> Result<()> {
         let (bytes, object) = self.archive(fqn)?;
-        let (source, fqn_note) = (MemoryObject::new(object.as_str(), bytes), format!(" of `{fqn}`"));
+        let source = MemoryObject::new(object.as_str(), bytes);
         let mut item = Item::whole(&source, &object);
         let zip = ZipIndex::read(&mut item)?;
-        let (_, start, _) = self.stored(fqn)?;
-        for (name, record) in &zip.records {
-            let data = zip.read_record(&mut item, name, VALUE_BYTES_MAX)?;
-            let found = crc_fast::checksum(Crc32IsoHdlc, &data) as u32;
-            // A checksum of 0 was left out.
-            if record.crc32 != 0 && record.crc32 != found {
-                let from = start + record.header_offset;
-                return Err(Error::Damaged {
-                    object: object.clone(),
-                    from,
-                    until: from + record.extent_len,
-                    found: format!("CRC-32 {found:08x}"),
-                    expected: format!("{:08x}", record.crc32),
-                    fqn_note,
-                });
-            }
+        zip.records.keys().try_for_each(|name| zip.read_record(&mut item, name, VALUE_BYTES_MAX).map(drop))
+    }
+
+    /// Checks the records around a chunk's elements against their checksums.
+    fn check_framing(&self, tensor: &Tensor, chunk: &Chunk) -> Result<()> {
+        let chunk_bytes = tensor.spec.dtype.bytes(chunk.region.elements()).unwrap_or(0);
+        let byte_len_max = chunk_bytes.saturating_add(FRAMING_BYTES_MAX);
+        let (source, base, byte_len) =
+            self.item(chunk.object, chunk.byte_offset, chunk.byte_len, byte_len_max)?;
+        let object = self.display(chunk.object);
+        let mut item = Item::new(&*source, &object, base, byte_len)?;
+        let zip = ZipIndex::read(&mut item)?;
+        let around = zip.records.keys().filter(|name| !name.starts_with("data/"));
+        around
+            .map(|name| zip.read_record(&mut item, name, FRAMING_BYTES_MAX))
+            .try_for_each(|data| data.map(drop))
+    }
+
+    /// Every chunk in an archive, with what is wrong around its elements.
+    fn damaged_framing(&self, fqn: &Fqn, tensor: &Tensor) -> Vec<Finding> {
+        // A tensor whose chunks cannot be listed is told of where its elements are checked.
+        let chunks = tensor.chunks.all(&tensor.spec.shape).unwrap_or_default();
+        let archives = chunks.iter().filter(|chunk| !self.plain.contains(&chunk.object));
+        let found = archives.filter_map(|chunk| {
+            let error = self.check_framing(tensor, chunk).err()?;
+            Some(self.damage(fqn, chunk.object, &error))
+        });
+        found.collect()
+    }
+
+    fn damage(&self, fqn: &Fqn, object: u32, error: &Error) -> Finding {
+        Finding {
+            severity: Severity::Damage,
+            fqn: Some(fqn.clone()),
+            object: self.catalog.objects.get(object as usize).map(|info| info.key.clone()),
+            message: error.to_string(),
         }
-        Ok(())
     }
 
     fn stored(&self, fqn: &Fqn) -> Result<(u32, u64, u64)> {
@@ -212,14 +231,13 @@ impl Reader for DcpReader {
             // A value without a place is among the findings of the catalog already.
             let Some((object, _, _)) = entry.stored else { continue };
             if let Err(error) = self.check_value(fqn) {
-                report(Finding {
-                    severity: Severity::Damage,
-                    fqn: Some(fqn.clone()),
-                    object: self.catalog.objects.get(object as usize).map(|info| info.key.clone()),
-                    message: error.to_string(),
-                });
+                report(self.damage(fqn, object, &error));
             }
         }
+        let tensors: Vec<_> = self.catalog.tensors.iter().collect();
+        let found: Vec<_> =
+            tensors.par_iter().map(|(fqn, tensor)| self.damaged_framing(fqn, tensor)).collect();
+        found.into_iter().flatten().for_each(report);
         Ok(())
     }
 }

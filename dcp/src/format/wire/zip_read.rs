@@ -15,6 +15,7 @@
 
 use super::item::Item;
 use crate::error::{Error, Result};
+use crc_fast::CrcAlgorithm::Crc32IsoHdlc;
 use indexmap::IndexMap;
 
 /// The largest directory: some three million records.
@@ -98,6 +99,8 @@ impl ZipIndex {
     }
 
     /// Reads the whole data of a record of at most `byte_len_max` bytes.
+    ///
+    /// Errors: [`Error::Damaged`] where it does not have the checksum that is recorded; [`Error::OverLimit`].
     pub fn read_record(&self, item: &mut Item<'_>, name: &str, byte_len_max: u64) -> Result<Vec<u8>> {
         let byte_len = self.find(item, name)?.byte_len;
         if byte_len > byte_len_max {
@@ -109,7 +112,20 @@ impl ZipIndex {
             });
         }
         let offset = self.data_offset(item, name)?;
-        item.read(offset, byte_len)
+        let data = item.read(offset, byte_len)?;
+        let (found, expected) = (crc_fast::checksum(Crc32IsoHdlc, &data) as u32, self.records[name].crc32);
+        // A fuzzer cannot guess checksums, and would see nothing behind them.
+        if found == expected || expected == 0 || cfg!(fuzzing) {
+            return Ok(data);
+        }
+        Err(Error::Damaged {
+            object: item.object().to_owned(),
+            from: item.byte_offset() + offset,
+            until: item.byte_offset() + offset + byte_len,
+            found: format!("CRC-32 {found:08x}"),
+            expected: format!("{expected:08x}"),
+            fqn_note: format!(", record `{}/{name}`", self.prefix),
+        })
     }
 }
 
