@@ -93,11 +93,8 @@ impl DcpReader {
     }
 
     /// Checks the records around a chunk's elements against their checksums.
-    fn check_framing(&self, tensor: &Tensor, chunk: &Chunk) -> Result<()> {
-        let chunk_bytes = tensor.spec.dtype.bytes(chunk.region.elements()).unwrap_or(0);
-        let byte_len_max = chunk_bytes.saturating_add(FRAMING_BYTES_MAX);
-        let (source, base, byte_len) =
-            self.item(chunk.object, chunk.byte_offset, chunk.byte_len, byte_len_max)?;
+    fn check_framing(&self, fqn: &Fqn, tensor: &Tensor, chunk: &Chunk) -> Result<()> {
+        let (source, base, byte_len, _) = self.chunk_item(fqn, tensor, chunk)?;
         let object = self.display(chunk.object);
         let mut item = Item::new(&*source, &object, base, byte_len)?;
         let zip = ZipIndex::read(&mut item)?;
@@ -113,7 +110,7 @@ impl DcpReader {
         let chunks = tensor.chunks.all(&tensor.spec.shape).unwrap_or_default();
         let archives = chunks.iter().filter(|chunk| !self.plain.contains(&chunk.object));
         let found = archives.filter_map(|chunk| {
-            let error = self.check_framing(tensor, chunk).err()?;
+            let error = self.check_framing(fqn, tensor, chunk).err()?;
             Some(self.damage(fqn, chunk.object, &error))
         });
         found.collect()
@@ -134,14 +131,24 @@ impl DcpReader {
         entry.stored.ok_or_else(|| bad(fqn, "the metadata does not say where this value is".to_owned()))
     }
 
-    /// Finds a chunk's elements in its archive.
-    fn resolve_archive(&self, fqn: &Fqn, tensor: &Tensor, chunk: &Chunk) -> Result<Elements> {
-        let dtype = tensor.spec.dtype;
-        let chunk_bytes = dtype.bytes(chunk.region.elements());
+    /// Where a chunk's archive is, transforms undone (source, first byte, length), and the bytes of its elements.
+    fn chunk_item(
+        &self,
+        fqn: &Fqn,
+        tensor: &Tensor,
+        chunk: &Chunk,
+    ) -> Result<(Arc<dyn ReadAt>, u64, u64, u64)> {
+        let chunk_bytes = tensor.spec.dtype.bytes(chunk.region.elements());
         let chunk_bytes = chunk_bytes.ok_or_else(|| bad(fqn, "a chunk is over 2^64 bytes".to_owned()))?;
         let byte_len_max = chunk_bytes.saturating_add(FRAMING_BYTES_MAX);
         let (source, base, byte_len) =
             self.item(chunk.object, chunk.byte_offset, chunk.byte_len, byte_len_max)?;
+        Ok((source, base, byte_len, chunk_bytes))
+    }
+
+    /// Finds a chunk's elements in its archive.
+    fn resolve_archive(&self, fqn: &Fqn, tensor: &Tensor, chunk: &Chunk) -> Result<Elements> {
+        let (source, base, byte_len, chunk_bytes) = self.chunk_item(fqn, tensor, chunk)?;
         let object = self.display(chunk.object);
         let mut item = Item::new(&*source, &object, base, byte_len)?;
         let zip = ZipIndex::read(&mut item)?;
