@@ -4,7 +4,7 @@ use super::TorchSave;
 use crate::convert::{ConvertOptions, Sharding, plan};
 use crate::copy::TensorReader;
 use crate::format::wire::pickle_write::PickleWriter;
-use crate::format::wire::tensor::write_tensor;
+use crate::format::wire::tensor::{write_storage, write_tensor};
 use crate::format::wire::zip_write::{Contents, NewRecord, ZipLayout};
 use crate::format::{Format, Pieces, Reader, Target, TargetTensor, TargetValue, WriteOptions, open};
 use crate::layout::Region;
@@ -285,15 +285,7 @@ fn damage_in_records_that_no_tensor_fills_is_found() {
         writer.dict(|writer| {
             writer.str("half");
             writer.call("torch._utils", "_rebuild_tensor", 4, |writer| {
-                writer.persistent(|writer| {
-                    writer.tuple(5, |writer| {
-                        writer.str("storage");
-                        writer.global("torch", "FloatStorage");
-                        writer.str("0");
-                        writer.str("cpu");
-                        writer.int(4);
-                    });
-                });
+                write_storage(writer, ("torch", "FloatStorage"), "0", 4);
                 writer.int(0);
                 writer.int_tuple(&[2]);
                 writer.int_tuple(&[1]);
@@ -401,15 +393,7 @@ mod attacks {
         let mut writer = PickleWriter::new();
         writer.tuple(1, |writer| {
             writer.call("torch._utils", "_rebuild_tensor", 4, |writer| {
-                writer.persistent(|writer| {
-                    writer.tuple(5, |writer| {
-                        writer.str("storage");
-                        writer.global("torch", "FloatStorage");
-                        writer.str("0");
-                        writer.str("cpu");
-                        writer.int(4);
-                    });
-                });
+                write_storage(writer, ("torch", "FloatStorage"), "0", 4);
                 writer.int(0);
                 writer.int_tuple(&[1 << 38]);
                 writer.int_tuple(&[0]);

@@ -1,3 +1,4 @@
+use super::super::tensor::write_storage;
 use super::*;
 use crate::format::open;
 use crate::model::{DType, Fqn, InlineTensor, TensorSpec};
@@ -193,15 +194,7 @@ fn numpy_arrays_of_either_order_and_protocol() {
 fn tensors_in_values_are_made_row_major() {
     let value = decoded(|writer| {
         writer.call("torch._utils", "_rebuild_tensor_v2", 6, |writer| {
-            writer.persistent(|writer| {
-                writer.tuple(5, |writer| {
-                    writer.str("storage");
-                    writer.global("torch", "ByteStorage");
-                    writer.str("0");
-                    writer.str("cpu");
-                    writer.int(24);
-                });
-            });
+            write_storage(writer, ("torch", "ByteStorage"), "0", 24);
             writer.int(2);
             writer.int_tuple(&[2, 3]);
             writer.int_tuple(&[1, 4]);
@@ -309,15 +302,7 @@ mod attacks {
     fn a_tensor_that_is_expanded() {
         let value = decoded(|writer| {
             writer.call("torch._utils", "_rebuild_tensor_v2", 6, |writer| {
-                writer.persistent(|writer| {
-                    writer.tuple(5, |writer| {
-                        writer.str("storage");
-                        writer.global("torch", "FloatStorage");
-                        writer.str("0");
-                        writer.str("cpu");
-                        writer.int(6);
-                    });
-                });
+                write_storage(writer, ("torch", "FloatStorage"), "0", 6);
                 writer.int(0);
                 writer.int_tuple(&[1 << 38]);
                 writer.int_tuple(&[0]);

@@ -294,18 +294,13 @@ pub fn write_tensor(writer: &mut PickleWriter, spec: &TensorSpec, storage_key: &
     let (function, arg_count) =
         if class.is_some() { ("_rebuild_tensor_v2", 6) } else { ("_rebuild_tensor_v3", 7) };
     writer.call("torch._utils", function, arg_count, |writer| {
-        writer.persistent(|writer| {
-            writer.tuple(5, |writer| {
-                writer.key("storage");
-                match class {
-                    Some(class) => writer.global("torch", class),
-                    None => writer.global("torch.storage", "UntypedStorage"),
-                }
-                writer.str(storage_key);
-                writer.key("cpu");
-                writer.u64(if class.is_some() { elements } else { spec.bytes().unwrap_or(0) });
-            });
-        });
+        match class {
+            Some(class) => write_storage(writer, ("torch", class), storage_key, elements),
+            None => {
+                let byte_len = spec.bytes().unwrap_or(0);
+                write_storage(writer, ("torch.storage", "UntypedStorage"), storage_key, byte_len);
+            }
+        }
         writer.u64(0);
         writer.int_tuple(&spec.shape);
         // PyTorch gives a zero-size dim the stride of a dim of size 1.
@@ -318,6 +313,19 @@ pub fn write_tensor(writer: &mut PickleWriter, spec: &TensorSpec, storage_key: &
         }
     });
     Ok(())
+}
+
+/// Writes the persistent id of a storage of `numel` elements, or bytes where the class is the untyped one.
+pub fn write_storage(writer: &mut PickleWriter, (module, class): (&str, &str), key: &str, numel: u64) {
+    writer.persistent(|writer| {
+        writer.tuple(5, |writer| {
+            writer.key("storage");
+            writer.global(module, class);
+            writer.str(key);
+            writer.key("cpu");
+            writer.u64(numel);
+        });
+    });
 }
 
 #[cfg(test)]
