@@ -1,11 +1,12 @@
 //! Arguments that several commands share, and how sizes and types are typed.
 
 use crate::error::{CliError, Result};
+use crate::place;
 use dcp::convert::ConvertOptions;
 use dcp::copy::CopyOptions;
 use dcp::format::{FORMATS, Format, WriteOptions};
 use dcp::model::{DType, FqnFilter, can_cast};
-use dcp::storage::{Place, open_url};
+use dcp::storage::Place;
 
 /// Which tensors and values.
 #[derive(clap::Args, Debug)]
@@ -90,7 +91,7 @@ pub(crate) struct Destination {
 impl Destination {
     /// Reads a destination as typed. Its extension makes it a single file, and names the format where `format` does not.
     pub(crate) fn new(url: &str, format: Option<&'static dyn Format>) -> Result<Self> {
-        let place = open_url(url)?;
+        let place = place::open(url)?;
         let name = place.key.name().to_owned();
         let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
         let of_extension =

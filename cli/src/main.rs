@@ -6,6 +6,7 @@ mod error;
 mod names;
 mod npy;
 mod page;
+mod place;
 mod slice;
 mod tensor_text;
 mod ui;

@@ -20,6 +20,20 @@ pub enum Error {
     #[error("`{url}` is not a place this program can reach: {why}")]
     BadUrl { url: String, why: String },
 
+    #[error("{name}: {why}")]
+    BadSetting { name: String, why: String },
+
+    #[error("{store}: can only be read")]
+    ReadOnly { store: String },
+
+    #[error("{object}: {action} was refused; check the credentials and what they allow")]
+    NoAccess { object: String, action: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
+
+    #[error(
+        "{object}: was replaced while it was read; objects of a checkpoint never change, so something else writes here"
+    )]
+    Changed { object: String },
+
     #[error("{root}: nothing is there")]
     NothingThere { root: String },
 
@@ -119,6 +133,8 @@ impl Error {
             Error::BadPattern { .. }
             | Error::BadKey { .. }
             | Error::BadUrl { .. }
+            | Error::BadSetting { .. }
+            | Error::ReadOnly { .. }
             | Error::NothingThere { .. }
             | Error::AlreadyExists { .. }
             | Error::NoSuchFormat { .. }
@@ -128,6 +144,7 @@ impl Error {
             | Error::Usage(_)
             | Error::Layout(_) => ErrorKind::Usage,
             Error::NotFound { .. }
+            | Error::Changed { .. }
             | Error::Truncated { .. }
             | Error::UnknownFormat { .. }
             | Error::Malformed { .. }
@@ -136,9 +153,11 @@ impl Error {
             | Error::BadTensor { .. }
             | Error::Unsound { .. }
             | Error::Damaged { .. } => ErrorKind::Data,
-            Error::Io { .. } | Error::NoMemory { .. } | Error::NoSpace { .. } | Error::Interrupted => {
-                ErrorKind::Io
-            }
+            Error::Io { .. }
+            | Error::NoAccess { .. }
+            | Error::NoMemory { .. }
+            | Error::NoSpace { .. }
+            | Error::Interrupted => ErrorKind::Io,
         }
     }
 }

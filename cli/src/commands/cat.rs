@@ -2,6 +2,7 @@
 
 use crate::error::{CliError, Outcome, Result};
 use crate::names::near;
+use crate::place;
 use crate::slice::{parse, select, split};
 use crate::tensor_text::{Shown, elements, json_of};
 use crate::{npy, ui, value_text};
@@ -10,7 +11,6 @@ use dcp::copy::TensorReader;
 use dcp::format::{self, Reader};
 use dcp::layout::Region;
 use dcp::model::Fqn;
-use dcp::storage::open_url;
 use serde_json::json;
 use std::io::Write;
 
@@ -43,8 +43,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<Outcome> {
-    let target = args.npy.as_deref().map(open_url).transpose()?;
-    let reader = format::open(&open_url(&args.url)?)?;
+    let target = args.npy.as_deref().map(place::open).transpose()?;
+    let reader = format::open(&place::open(&args.url)?)?;
     let catalog = reader.catalog();
     // A name may itself end in brackets.
     let is_name = |text: &str| catalog.tensors.contains_key(text) || catalog.values.contains_key(text);

@@ -2,10 +2,10 @@
 
 use crate::args::{Copying, Destination, format_named};
 use crate::error::{CliError, Outcome, Result};
+use crate::place;
 use crate::ui::{self, Meter};
 use dcp::convert::{ConvertOptions, ConvertReport, Sharding, plan};
 use dcp::format::{self, Reader};
-use dcp::storage::open_url;
 use serde_json::json;
 use std::io::Write;
 
@@ -36,7 +36,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     options.write.sharded = args.sharded;
     let whole = destination.holds_whole_tensors() && !args.sharded;
     options.sharding = if whole { Sharding::Whole } else { Sharding::Keep };
-    let reader = format::open(&open_url(&args.src)?)?;
+    let reader = format::open(&place::open(&args.src)?)?;
     copy(&*reader, &destination, options, &args.copying)
 }
 

@@ -2,11 +2,11 @@
 
 use crate::args::{Filter, threads};
 use crate::error::{CliError, Outcome, Result};
+use crate::place;
 use crate::ui::{self, Meter};
 use crate::value_text;
 use dcp::diff::{DiffOptions, DiffReport, Difference};
 use dcp::format;
-use dcp::storage::open_url;
 use serde_json::json;
 use std::io::Write;
 
@@ -42,7 +42,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     }
     let filter = args.filter.compile()?;
     let options = DiffOptions { filter, rtol: args.rtol, atol: args.atol, threads: threads(args.threads) };
-    let (a, b) = (format::open(&open_url(&args.a)?)?, format::open(&open_url(&args.b)?)?);
+    let (a, b) = (format::open(&place::open(&args.a)?)?, format::open(&place::open(&args.b)?)?);
     let (of_a, of_b) = (a.catalog(), b.catalog());
     let common = of_a.tensors.iter().filter(|(fqn, tensor)| {
         let same_shape = of_b.tensors.get(*fqn).is_some_and(|other| other.spec.shape == tensor.spec.shape);

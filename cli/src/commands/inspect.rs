@@ -4,11 +4,11 @@ use super::verify::{finding_json, line};
 use crate::error::{Outcome, Result};
 use crate::names::Component;
 use crate::page;
+use crate::place;
 use crate::ui;
 use crate::value_text;
 use dcp::format::{self, Reader};
 use dcp::model::{Catalog, DType};
-use dcp::storage::open_url;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -35,8 +35,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<Outcome> {
-    let page = args.html.as_deref().map(open_url).transpose()?;
-    let reader = format::open(&open_url(&args.url)?)?;
+    let page = args.html.as_deref().map(place::open).transpose()?;
+    let reader = format::open(&place::open(&args.url)?)?;
     let summary = Summary::new(&*reader);
     if args.json {
         print_json(&summary)?

@@ -3,12 +3,13 @@
 use crate::args::Filter;
 use crate::error::{CliError, Outcome, Result};
 use crate::names::natural;
+use crate::place;
 use crate::ui;
 use crate::value_text;
 use dcp::Error;
 use dcp::format::{self, Reader};
 use dcp::model::{FqnFilter, Tensor};
-use dcp::storage::{Place, open_url};
+use dcp::storage::Place;
 use dcp::verify::{VerifyOptions, verify};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -30,7 +31,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<Outcome> {
-    let place = open_url(&args.url)?;
+    let place = place::open(&args.url)?;
     let filter = args.filter.compile()?;
     match format::open(&place) {
         Ok(reader) if args.json => contents_json(&*reader, &filter)?,

@@ -3,10 +3,10 @@
 use super::convert::copy;
 use crate::args::{Copying, Destination, format_named, holds_whole_tensors};
 use crate::error::{CliError, Outcome, Result};
+use crate::place;
 use dcp::convert::Sharding;
 use dcp::format;
 use dcp::plan::Degrees;
-use dcp::storage::open_url;
 
 /// The format that is written where neither --to nor the source names one that can be cut.
 const DEFAULT_FORMAT: &str = "titan";
@@ -63,7 +63,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
         });
     }
     let asked = args.to.as_deref().map(format_named).transpose()?;
-    let reader = format::open(&open_url(&args.src)?)?;
+    let reader = format::open(&place::open(&args.src)?)?;
     let format = match asked {
         Some(format) => format,
         None => {

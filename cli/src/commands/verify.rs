@@ -2,10 +2,10 @@
 
 use crate::args::{Filter, threads};
 use crate::error::{Outcome, Result};
+use crate::place;
 use crate::ui::{self, Meter};
 use dcp::format;
 use dcp::model::{Finding, Severity};
-use dcp::storage::open_url;
 use dcp::verify::{VerifyOptions, VerifyReport};
 use serde_json::json;
 use std::io::Write;
@@ -34,7 +34,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<Outcome> {
     let options =
         VerifyOptions { deep: args.deep, filter: args.filter.compile()?, threads: threads(args.threads) };
-    let reader = format::open(&open_url(&args.url)?)?;
+    let reader = format::open(&place::open(&args.url)?)?;
     let chosen = reader.catalog().tensors.iter().filter(|(fqn, _)| options.filter.matches(fqn.as_str()));
     let total_bytes = chosen.filter_map(|(_, tensor)| tensor.spec.bytes()).fold(0, u64::saturating_add);
     let report = if args.deep {

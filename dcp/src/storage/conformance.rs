@@ -22,6 +22,7 @@ pub fn all(store: &Arc<dyn Storage>) {
         ("pieces", pieces_in_any_order_from_threads),
         ("writes-stay-inside", writes_stay_inside),
         ("dropped", dropped_leaves_nothing),
+        ("removed", removed),
         ("listings", listings),
         ("put-and-get", put_and_get),
         ("odd-names", odd_names),
@@ -233,6 +234,21 @@ fn dropped_leaves_nothing(store: &dyn Storage, home: &Key) {
     assert_eq!(store.head(&key).unwrap(), None);
     assert_eq!(store.list(home).unwrap(), []);
     assert_eq!(store.list_prefixes(home).unwrap(), []);
+    store.put(&key, b"again").unwrap();
+    assert_eq!(store.get(&key, 5).unwrap(), b"again");
+}
+
+fn removed(store: &dyn Storage, home: &Key) {
+    let (key, other) = (home.join("a/b/object").unwrap(), home.join("a/other").unwrap());
+    assert!(!store.remove(&key).unwrap());
+    store.put(&key, b"one").unwrap();
+    store.put(&other, b"two").unwrap();
+    assert!(!store.remove(&home.join("a/b").unwrap()).unwrap(), "a prefix is no object");
+    assert!(store.remove(&key).unwrap());
+    assert!(!store.remove(&key).unwrap());
+    assert_eq!(store.head(&key).unwrap(), None);
+    assert_eq!(store.list_prefixes(&home.join("a").unwrap()).unwrap(), []);
+    assert_eq!(store.list(home).unwrap().len(), 1);
     store.put(&key, b"again").unwrap();
     assert_eq!(store.get(&key, 5).unwrap(), b"again");
 }

@@ -19,7 +19,7 @@ mod writer;
 
 pub use unfinished::is_unfinished;
 
-use super::{Key, ObjectMeta, ObjectWriter, Place, ReadAt, Storage};
+use super::{Environment, Key, ObjectMeta, ObjectWriter, Place, ReadAt, Storage};
 use crate::error::{Error, Result};
 use percent_encoding::percent_decode_str;
 use rustix::io::Errno;
@@ -46,7 +46,7 @@ pub fn open(path: &str) -> Result<Place> {
 
 /// Opens the place that the rest of a `file://` URL names: percent-encoded, absolute, without a host or with
 /// `localhost`.
-pub fn open_file_url(rest: &str) -> Result<Place> {
+pub fn open_file_url(rest: &str, _environment: &Environment) -> Result<Place> {
     let bad = |why: &str| Error::BadUrl { url: format!("file://{rest}"), why: why.to_owned() };
     let path = rest.strip_prefix("localhost").unwrap_or(rest);
     if !path.starts_with('/') {
@@ -141,6 +141,27 @@ impl Storage for LocalStore {
         }
         let (path, object) = (self.path(key), self.display(key));
         Ok(Box::new(writer::LocalWriter::create(path, object, byte_len, self.direct_io)?))
+    }
+
+    fn remove(&self, key: &Key) -> Result<bool> {
+        if self.head(key)?.is_none() {
+            return Ok(false);
+        }
+        let failed = |action| move |source| Error::Io { object: self.display(key), action, source };
+        match syscalls::unlink(&self.path(key)) {
+            Ok(()) => {}
+            Err(error) if is_absent(&error) => return Ok(false),
+            Err(source) => return Err(failed("removing")(source)),
+        }
+        let mut folder = key.parent();
+        while !folder.is_root() && syscalls::remove_directory(&self.path(&folder)).is_ok() {
+            folder = folder.parent();
+        }
+        match syscalls::sync_directory(&self.path(&folder)) {
+            // Removed by another at the same time, and what is above it with it.
+            Err(error) if is_absent(&error) => Ok(true),
+            synced => synced.map(|()| true).map_err(failed("fsync of the folder")),
+        }
     }
 
     fn free_bytes(&self) -> Result<Option<u64>> {

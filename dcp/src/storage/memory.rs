@@ -68,6 +68,10 @@ impl Storage for MemoryStore {
         Ok(Box::new(MemoryWriter { objects, key, object, byte_len, bytes: Mutex::new(bytes) }))
     }
 
+    fn remove(&self, key: &Key) -> Result<bool> {
+        Ok(lock(&self.objects).remove(key).is_some())
+    }
+
     fn free_bytes(&self) -> Result<Option<u64>> {
         Ok(None)
     }

@@ -12,14 +12,17 @@
 mod aligned;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
+mod environment;
 mod key;
 pub mod local;
 pub mod memory;
+pub mod remote;
 mod url;
 
 pub use aligned::{ALIGNMENT_BYTES, AlignedBuf};
+pub use environment::Environment;
 pub use key::Key;
-pub use url::{Place, open_url};
+pub use url::{Place, open_url, open_url_with};
 
 use crate::error::{Error, Result};
 use std::fmt::Debug;
@@ -57,6 +60,10 @@ pub trait Storage: Send + Sync + Debug {
     /// Starts a new object of exactly `byte_len` bytes, or of unknown length when `None`. Space is reserved where the
     /// store can. Fails early with [`Error::AlreadyExists`] when the key exists.
     fn create(&self, key: &Key, byte_len: Option<u64>) -> Result<Box<dyn ObjectWriter>>;
+
+    /// Removes a finished object, durably; `false` where there is none. Only for what is provably of no use to anyone:
+    /// nothing but `prune` calls it. Folders that are empty without it go too.
+    fn remove(&self, key: &Key) -> Result<bool>;
 
     /// Bytes free for new objects, where the store can tell.
     fn free_bytes(&self) -> Result<Option<u64>>;
@@ -128,9 +135,16 @@ pub trait ObjectWriter: Send + Sync + Debug {
 pub struct Scheme {
     /// URL scheme: `file` for `file:///path`.
     pub name: &'static str,
-    /// Opens the place the URL names, scheme removed.
-    pub open: fn(&str) -> Result<Place>,
+    /// Opens the place the URL names, scheme removed, with settings from the environment.
+    pub open: fn(&str, &Environment) -> Result<Place>,
 }
 
 /// Every kind of store. To add one: a file here, a line here. A path without a scheme is a local one.
-pub static STORES: &[Scheme] = &[Scheme { name: "file", open: local::open_file_url }];
+pub static STORES: &[Scheme] = &[
+    Scheme { name: "file", open: local::open_file_url },
+    Scheme { name: "s3", open: remote::open_s3 },
+    Scheme { name: "gs", open: remote::open_google },
+    Scheme { name: "az", open: remote::open_azure },
+    Scheme { name: "https", open: remote::open_https },
+    Scheme { name: "http", open: remote::open_http },
+];

@@ -1,6 +1,6 @@
-//! One syntax for every place: `/path`, `path`, `file:///path`.
+//! One syntax for every place: `/path`, `path`, `file:///path`, `s3://bucket/prefix`, ...
 
-use super::{Key, STORES, Storage, local};
+use super::{Environment, Key, STORES, Storage, local};
 use crate::error::{Error, Result};
 use std::sync::Arc;
 
@@ -20,15 +20,23 @@ impl Place {
     }
 }
 
-/// Opens the store that a path or URL names. Nothing needs to exist there yet.
+/// Opens the store that a path or URL names, with no settings. Nothing needs to exist there yet.
 ///
-/// Errors: [`Error::BadUrl`] for an unknown scheme.
+/// Errors: as of [`open_url_with`].
 pub fn open_url(url: &str) -> Result<Place> {
+    open_url_with(url, &Environment::default())
+}
+
+/// Opens the store that a path or URL names, with credentials and endpoints from the environment. Nothing needs to
+/// exist there yet.
+///
+/// Errors: [`Error::BadUrl`] for an unknown scheme; [`Error::BadSetting`].
+pub fn open_url_with(url: &str, environment: &Environment) -> Result<Place> {
     let Some((scheme, rest)) = url.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) else {
         return local::open(url);
     };
     match STORES.iter().find(|store| store.name.eq_ignore_ascii_case(scheme)) {
-        Some(store) => (store.open)(rest),
+        Some(store) => (store.open)(rest, environment),
         None => {
             let known: Vec<_> = STORES.iter().map(|store| store.name).collect();
             let why = format!("no store for scheme `{scheme}`; known: a local path, {}", known.join(", "));
@@ -64,7 +72,7 @@ mod tests {
     #[test]
     fn refuses_other_urls() {
         for (url, why) in [
-            ("ftp://host/run", "no store for scheme `ftp`; known: a local path, file"),
+            ("ftp://host/run", "no store for scheme `ftp`; known: a local path, file, s3"),
             ("file://host/run", "three slashes"),
             ("file://localhostess/run", "three slashes"),
             ("file:///caf%e9", "not UTF-8"),

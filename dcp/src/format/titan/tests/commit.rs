@@ -41,6 +41,10 @@ impl Storage for LostReply {
         self.store.create(key, byte_len)
     }
 
+    fn remove(&self, key: &Key) -> Result<bool> {
+        self.store.remove(key)
+    }
+
     fn free_bytes(&self) -> Result<Option<u64>> {
         self.store.free_bytes()
     }

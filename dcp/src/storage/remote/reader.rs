@@ -1,0 +1,98 @@
+//! Reading an object by ranges.
+
+use super::failure::failure;
+use super::runtime::wait;
+use crate::error::{Error, Result};
+use crate::storage::ReadAt;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use object_store::path::Path;
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore};
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+/// A longer read is cut in ranges of this length, several of which are asked for at once: one connection rarely fills a
+/// link.
+const RANGE_BYTES: usize = 4 << 20;
+
+/// An open object. All reads are of the version that was found when it was opened.
+#[derive(Debug)]
+pub(super) struct RemoteObject {
+    store: Arc<dyn ObjectStore>,
+    requests: Arc<Semaphore>,
+    object: String,
+    meta: ObjectMeta,
+}
+
+impl RemoteObject {
+    pub(super) fn new(
+        store: Arc<dyn ObjectStore>,
+        requests: Arc<Semaphore>,
+        object: String,
+        meta: ObjectMeta,
+    ) -> Self {
+        RemoteObject { store, requests, object, meta }
+    }
+
+    /// Fills `target` from one ranged request.
+    async fn fetch(&self, byte_offset: u64, target: &mut [u8]) -> Result<()> {
+        let _request = self.requests.acquire().await.map_err(|_| Error::Interrupted)?;
+        let end = byte_offset + target.len() as u64;
+        let options = GetOptions {
+            range: Some(GetRange::Bounded(byte_offset..end)),
+            if_match: self.meta.e_tag.clone(),
+            ..GetOptions::default()
+        };
+        let path: &Path = &self.meta.location;
+        let reply = self.store.get_opts(path, options).await;
+        let mut body = reply.map_err(|error| failure(&self.object, "reading", error))?.into_stream();
+        let (mut filled, byte_len) = (0, target.len());
+        while let Some(bytes) = body.next().await {
+            let bytes = bytes.map_err(|error| failure(&self.object, "reading", error))?;
+            let room = target.get_mut(filled..filled + bytes.len());
+            room.ok_or_else(|| self.other_length(byte_offset, filled + bytes.len(), byte_len))?
+                .copy_from_slice(&bytes);
+            filled += bytes.len();
+        }
+        match filled == byte_len {
+            true => Ok(()),
+            false => Err(self.other_length(byte_offset, filled, byte_len)),
+        }
+    }
+
+    /// A reply that is not as long as what was asked for.
+    fn other_length(&self, byte_offset: u64, found: usize, expected: usize) -> Error {
+        Error::malformed(
+            &self.object,
+            "reply",
+            format!("{expected} bytes at {byte_offset} were asked for, {found} came"),
+        )
+    }
+}
+
+impl ReadAt for RemoteObject {
+    fn byte_len(&self) -> u64 {
+        self.meta.size
+    }
+
+    fn read_at(&self, byte_offset: u64, target: &mut [u8]) -> Result<()> {
+        let end = byte_offset.saturating_add(target.len() as u64);
+        if end > self.meta.size {
+            let (object, found) = (self.object.clone(), self.meta.size);
+            return Err(Error::Truncated { object, found, expected: end });
+        }
+        if target.is_empty() {
+            return Ok(());
+        }
+        wait(async {
+            let ranges = target.chunks_mut(RANGE_BYTES).enumerate();
+            let mut fetches: FuturesUnordered<_> = ranges
+                .map(|(index, range)| self.fetch(byte_offset + (index * RANGE_BYTES) as u64, range))
+                .collect();
+            while let Some(fetched) = fetches.next().await {
+                fetched?;
+            }
+            Ok(())
+        })?
+    }
+}
