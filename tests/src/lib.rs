@@ -10,6 +10,7 @@
 //! ```
 
 pub mod large;
+pub mod s3_server;
 pub mod synthetic;
 
 use std::ffi::OsStr;

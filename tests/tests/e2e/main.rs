@@ -7,6 +7,7 @@ mod peers;
 mod pytorch_loads;
 mod reshard_matrix;
 mod scale;
+mod stores;
 
 use dcp::convert::{ConvertOptions, plan};
 use dcp::format::{Reader, by_name, open};

@@ -1,0 +1,191 @@
+//! An S3 server in this process, for tests: s3s over a folder, behind a layer that makes conditional writes atomic and
+//! injects faults.
+//!
+//! What it cannot show: latency and limits of a real bucket, access policies, versions, more than one node.
+
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::Mutex;
+
+/// The only bucket.
+pub const BUCKET: &str = "bucket";
+const ACCESS_KEY: &str = "test";
+const SECRET_KEY: &str = "secret";
+
+/// How many of a hundred requests meet a fault of each kind.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Faults {
+    /// Answered 503 SlowDown, not carried out.
+    pub slow_down: u64,
+    /// Connection closed before the request is looked at.
+    pub reset: u64,
+    /// Carried out, and answered 500.
+    pub done_but_500: u64,
+    /// Carried out, and the connection closed instead of an answer.
+    pub lost_reply: u64,
+    /// Which requests: the same seed meets the same faults, as far as requests come in the same order.
+    pub seed: u64,
+}
+
+/// A running server; it ends when dropped.
+#[derive(Debug)]
+pub struct S3Server {
+    address: SocketAddr,
+    counts: Arc<Counts>,
+    _runtime: Runtime,
+    _folder: TempDir,
+}
+
+/// Requests so far.
+#[derive(Debug, Default)]
+struct Counts {
+    requests: AtomicU64,
+    faults: AtomicU64,
+    put_bytes: AtomicU64,
+}
+
+impl S3Server {
+    /// Starts a server with an empty bucket on a free port of the loopback device.
+    ///
+    /// Errors: what the folder, the threads or the port give.
+    pub fn start(faults: Faults) -> io::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        std::fs::create_dir(folder.path().join(BUCKET))?;
+        let files =
+            s3s_fs::FileSystem::new(folder.path()).map_err(|error| io::Error::other(format!("{error:?}")))?;
+        let mut builder = S3ServiceBuilder::new(files);
+        builder.set_auth(s3s::auth::SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        let layer = Arc::new(Layer {
+            service: builder.build(),
+            folder: folder.path().to_owned(),
+            conditional: Mutex::new(()),
+            faults,
+            counts: Arc::default(),
+        });
+        let runtime = Runtime::new()?;
+        let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", 0)))?;
+        let (address, counts) = (listener.local_addr()?, layer.counts.clone());
+        runtime.spawn(serve(listener, layer));
+        Ok(S3Server { address, counts, _runtime: runtime, _folder: folder })
+    }
+
+    /// The variables that point a program at it.
+    pub fn environment(&self) -> [(String, String); 4] {
+        [
+            ("AWS_ENDPOINT_URL", format!("http://{}", self.address)),
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.to_owned()),
+            ("AWS_REGION", "us-east-1".to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+    }
+
+    /// Requests so far, faults among them, and bytes of the bodies of those that put something.
+    pub fn counts(&self) -> (u64, u64, u64) {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (count(&self.counts.requests), count(&self.counts.faults), count(&self.counts.put_bytes))
+    }
+}
+
+async fn serve(listener: TcpListener, layer: Arc<Layer>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        // Otherwise an answer in two packets waits for the first to be acknowledged, 40 ms each.
+        let _ = stream.set_nodelay(true);
+        let layer = layer.clone();
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let layer = layer.clone();
+                async move { layer.answer(request).await }
+            });
+            // A connection that a fault closed is an error here, and meant to be.
+            let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+struct Layer {
+    service: S3Service,
+    folder: PathBuf,
+    /// s3s-fs looks whether a key exists and then writes it: without this lock two writers could both be first.
+    conditional: Mutex<()>,
+    faults: Faults,
+    counts: Arc<Counts>,
+}
+
+impl Layer {
+    async fn answer(&self, request: Request<Incoming>) -> io::Result<Response<s3s::Body>> {
+        let number = self.counts.requests.fetch_add(1, Ordering::Relaxed);
+        let faults = self.faults;
+        let mut drawn = draw(faults.seed, number) % 100;
+        let mut hit = |share: u64| {
+            let is_hit = drawn < share;
+            drawn = if is_hit { u64::MAX } else { drawn - share };
+            if is_hit {
+                self.counts.faults.fetch_add(1, Ordering::Relaxed);
+            }
+            is_hit
+        };
+        if hit(faults.slow_down) {
+            return Ok(failure(StatusCode::SERVICE_UNAVAILABLE, "SlowDown"));
+        }
+        if hit(faults.reset) {
+            return Err(io::Error::other("an injected reset"));
+        }
+        let (but_500, lost) = (hit(faults.done_but_500), hit(faults.lost_reply));
+        let headers = request.headers();
+        if request.method() == Method::PUT {
+            let length = headers.get("content-length").and_then(|length| length.to_str().ok()?.parse().ok());
+            self.counts.put_bytes.fetch_add(length.unwrap_or(0), Ordering::Relaxed);
+        }
+        let is_conditional = headers.contains_key("if-none-match") || headers.contains_key("if-match");
+        let guard = match request.method() == Method::PUT && is_conditional {
+            true => Some(self.conditional.lock().await),
+            false => None,
+        };
+        if matches!(*request.method(), Method::GET | Method::HEAD) && self.is_folder(request.uri().path()) {
+            return Ok(failure(StatusCode::NOT_FOUND, "NoSuchKey"));
+        }
+        let response = self.service.call(request.map(s3s::Body::from)).await;
+        drop(guard);
+        let response = response.map_err(|error| io::Error::other(format!("{error:?}")))?;
+        match (but_500, lost) {
+            (true, _) => Ok(failure(StatusCode::INTERNAL_SERVER_ERROR, "InternalError")),
+            (_, true) => Err(io::Error::other("an injected loss")),
+            _ => Ok(response),
+        }
+    }
+}
+
+impl Layer {
+    /// Whether a key of the bucket is a folder of s3s-fs, which answers 500 where S3 has no such key.
+    fn is_folder(&self, path: &str) -> bool {
+        let key = path.trim_start_matches('/');
+        key.trim_end_matches('/') != BUCKET && self.folder.join(key).is_dir()
+    }
+}
+
+fn failure(status: StatusCode, code: &str) -> Response<s3s::Body> {
+    let mut response = Response::new(s3s::Body::from(format!("<Error><Code>{code}</Code></Error>")));
+    *response.status_mut() = status;
+    response
+}
+
+/// SplitMix64 (Steele, Lea and Flood 2014) of the pair.
+fn draw(seed: u64, number: u64) -> u64 {
+    let mut bits = seed.wrapping_add(number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}
