@@ -2,6 +2,7 @@
 
 use crate::layout::LayoutError;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -100,6 +101,23 @@ pub enum Error {
     #[error("{path}: only {available} bytes are free, {needed} are needed", path = path.display())]
     NoSpace { path: PathBuf, available: u64, needed: u64 },
 
+    #[error(
+        "`{tag}`: {} of {ranks} did not come within {waited:?}; they have ended, or hang, or wait for yet another: their logs say which",
+        ranks_in_words(missing)
+    )]
+    RanksMissing { tag: String, missing: Vec<u32>, ranks: u32, waited: Duration },
+
+    #[error("`{tag}`: {why}; all ranks must run the same program with the same settings")]
+    RanksDisagree { tag: String, why: String },
+
+    #[error("{address}: no store that this rank can use: {why}")]
+    NotAPeer { address: String, why: String },
+
+    #[error(
+        "the ranks' store had no room in its {room_bytes} bytes until the deadline; a rank no longer takes what is sent to it"
+    )]
+    StoreFull { room_bytes: u64 },
+
     #[error("{0}")]
     Usage(String),
 
@@ -141,6 +159,8 @@ impl Error {
             | Error::NoSuchName { .. }
             | Error::Inexpressible { .. }
             | Error::BudgetTooSmall { .. }
+            | Error::RanksDisagree { .. }
+            | Error::NotAPeer { .. }
             | Error::Usage(_)
             | Error::Layout(_) => ErrorKind::Usage,
             Error::NotFound { .. }
@@ -157,7 +177,38 @@ impl Error {
             | Error::NoAccess { .. }
             | Error::NoMemory { .. }
             | Error::NoSpace { .. }
+            | Error::RanksMissing { .. }
+            | Error::StoreFull { .. }
             | Error::Interrupted => ErrorKind::Io,
         }
+    }
+}
+
+/// Ranks for an error: all of a few, the first of many.
+fn ranks_in_words(ranks: &[u32]) -> String {
+    const SHOWN_MAX: usize = 16;
+    let shown: Vec<String> = ranks.iter().take(SHOWN_MAX).map(u32::to_string).collect();
+    let word = if ranks.len() == 1 { "rank" } else { "ranks" };
+    match ranks.len().saturating_sub(SHOWN_MAX) {
+        0 => format!("{word} {}", shown.join(", ")),
+        more => format!("{word} {} and {more} more", shown.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_ranks_are_named_as_far_as_a_line_goes() {
+        let missing = |missing: &[u32]| {
+            let waited = Duration::from_secs(600);
+            Error::RanksMissing { tag: "save".into(), missing: missing.to_vec(), ranks: 99, waited }
+                .to_string()
+        };
+        assert!(missing(&[7]).starts_with("`save`: rank 7 of 99 did not come within 600s; "));
+        assert!(missing(&[1, 2]).contains(" ranks 1, 2 of 99 "));
+        let many: Vec<u32> = (0..20).collect();
+        assert!(missing(&many).contains(" 14, 15 and 4 more of 99 "), "{}", missing(&many));
     }
 }

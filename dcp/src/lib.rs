@@ -9,6 +9,7 @@
 //! * the engine in [`copy`] moves regions between any two of them, in bounded memory.
 
 pub mod convert;
+pub mod coordinate;
 pub mod copy;
 pub mod diff;
 pub mod error;

@@ -15,6 +15,7 @@ static DCP: &[Edges] = &[
     Edges { module: "layout", may_use: &[] },
     Edges { module: "model", may_use: &["error", "layout", "storage::Key"] },
     Edges { module: "storage", may_use: &["error", "threads"] },
+    Edges { module: "coordinate", may_use: &["error", "threads"] },
     Edges { module: "format", may_use: &["error", "layout", "model", "storage"] },
     Edges { module: "plan", may_use: &["error", "layout", "model"] },
     Edges { module: "threads", may_use: &["error"] },
