@@ -13,6 +13,8 @@ mod aligned;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 mod environment;
+#[cfg(any(test, feature = "testing"))]
+pub mod faulty;
 mod key;
 pub mod local;
 pub mod memory;
@@ -129,6 +131,13 @@ pub trait ObjectWriter: Send + Sync + Debug {
     ///
     /// Errors: [`Error::AlreadyExists`] when another writer finished the key first.
     fn finish(self: Box<Self>) -> Result<()>;
+
+    /// Lets go of it as the death of the process would: what is there stays, nothing is cleaned up, and what only a
+    /// process holds (descriptors, locks) is given back where it can be.
+    #[cfg(any(test, feature = "testing"))]
+    fn abandon(self: Box<Self>) {
+        std::mem::forget(self);
+    }
 }
 
 /// One kind of store, chosen by the scheme of a URL.
