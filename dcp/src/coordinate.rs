@@ -11,7 +11,7 @@
 //!    a rank that died and came back meets nothing of the first.
 //! 2. Collectives with different tags may be under way at the same time, from any threads. Ranks that are in several
 //!    collectives one after the other enter them in the same order.
-//! 3. Nobody waits for ever: a rank that does not come is named by [`Error::RanksMissing`](crate::Error::RanksMissing)
+//! 3. Nobody waits for ever: a rank that does not come is named by [`Error::RanksMissing`]
 //!    at those who waited for it.
 //! 4. A call that returns `Ok` has left nothing in the store. One that fails may leave receipts, a byte each.
 
