@@ -27,6 +27,12 @@ pub enum Error {
     #[error("{store}: can only be read")]
     ReadOnly { store: String },
 
+    #[error("{store}: what unfinished writes left cannot be listed: {why}")]
+    UnfinishedUnlisted { store: String, why: &'static str },
+
+    #[error("{object}: is being written, so it is not removed; wait until its writer ends, or end it")]
+    InUse { object: String },
+
     #[error("{object}: {action} was refused; check the credentials and what they allow")]
     NoAccess { object: String, action: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
 
@@ -153,6 +159,8 @@ impl Error {
             | Error::BadUrl { .. }
             | Error::BadSetting { .. }
             | Error::ReadOnly { .. }
+            | Error::UnfinishedUnlisted { .. }
+            | Error::InUse { .. }
             | Error::NothingThere { .. }
             | Error::AlreadyExists { .. }
             | Error::NoSuchFormat { .. }

@@ -1,7 +1,9 @@
-//! An S3 server in this process, for tests: s3s over a folder, behind a layer that makes conditional writes atomic and
-//! injects faults.
+//! An S3 server in this process, for tests: s3s over a folder, behind a layer that makes conditional writes atomic,
+//! lists unfinished uploads and injects faults.
 //!
 //! What it cannot show: latency and limits of a real bucket, access policies, versions, more than one node.
+
+mod uploads;
 
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -18,6 +20,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
+use uploads::Uploads;
 
 /// The only bucket.
 pub const BUCKET: &str = "bucket";
@@ -39,10 +42,28 @@ pub struct Faults {
     pub seed: u64,
 }
 
+/// What kind of server it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Faults it injects.
+    pub faults: Faults,
+    /// Whether a conditional write overwrites all the same, as of some stores.
+    pub ignores_conditions: bool,
+    /// Entries of a page of unfinished uploads, or of their parts.
+    pub page_len: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { faults: Faults::default(), ignores_conditions: false, page_len: 1000 }
+    }
+}
+
 /// A running server; it ends when dropped.
 #[derive(Debug)]
 pub struct S3Server {
     address: SocketAddr,
+    outage: Arc<AtomicU64>,
     counts: Arc<Counts>,
     _runtime: Runtime,
     _folder: TempDir,
@@ -61,6 +82,11 @@ impl S3Server {
     ///
     /// Errors: what the folder, the threads or the port give.
     pub fn start(faults: Faults) -> io::Result<Self> {
+        Self::start_with(Options { faults, ..Options::default() })
+    }
+
+    /// The same, of any kind.
+    pub fn start_with(options: Options) -> io::Result<Self> {
         let folder = tempfile::tempdir()?;
         std::fs::create_dir(folder.path().join(BUCKET))?;
         let files =
@@ -71,14 +97,17 @@ impl S3Server {
             service: builder.build(),
             folder: folder.path().to_owned(),
             conditional: Mutex::new(()),
-            faults,
+            options,
+            uploads: Uploads::default(),
+            outage: Arc::new(AtomicU64::new(u64::MAX)),
             counts: Arc::default(),
         });
         let runtime = Runtime::new()?;
         let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", 0)))?;
-        let (address, counts) = (listener.local_addr()?, layer.counts.clone());
+        let address = listener.local_addr()?;
+        let (outage, counts) = (layer.outage.clone(), layer.counts.clone());
         runtime.spawn(serve(listener, layer));
-        Ok(S3Server { address, counts, _runtime: runtime, _folder: folder })
+        Ok(S3Server { address, outage, counts, _runtime: runtime, _folder: folder })
     }
 
     /// The variables that point a program at it.
@@ -90,6 +119,12 @@ impl S3Server {
             ("AWS_REGION", "us-east-1".to_owned()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
+    }
+
+    /// From so many bytes put on, counted from now, every request is refused for good; `None` ends that.
+    pub fn refuse_after(&self, put_bytes: Option<u64>) {
+        let limit = put_bytes.map_or(u64::MAX, |more| self.counts().2.saturating_add(more));
+        self.outage.store(limit, Ordering::Relaxed);
     }
 
     /// Requests so far, faults among them, and bytes of the bodies of those that put something.
@@ -120,14 +155,17 @@ struct Layer {
     folder: PathBuf,
     /// s3s-fs looks whether a key exists and then writes it: without this lock two writers could both be first.
     conditional: Mutex<()>,
-    faults: Faults,
+    options: Options,
+    uploads: Uploads,
+    /// Bytes put from which on every request is refused.
+    outage: Arc<AtomicU64>,
     counts: Arc<Counts>,
 }
 
 impl Layer {
     async fn answer(&self, request: Request<Incoming>) -> io::Result<Response<s3s::Body>> {
         let number = self.counts.requests.fetch_add(1, Ordering::Relaxed);
-        let faults = self.faults;
+        let faults = self.options.faults;
         let mut drawn = draw(faults.seed, number) % 100;
         let mut hit = |share: u64| {
             let is_hit = drawn < share;
@@ -145,9 +183,18 @@ impl Layer {
         }
         let (but_500, lost) = (hit(faults.done_but_500), hit(faults.lost_reply));
         let headers = request.headers();
+        let mut put_bytes = self.counts.put_bytes.load(Ordering::Relaxed);
         if request.method() == Method::PUT {
             let length = headers.get("content-length").and_then(|length| length.to_str().ok()?.parse().ok());
-            self.counts.put_bytes.fetch_add(length.unwrap_or(0), Ordering::Relaxed);
+            let length = length.unwrap_or(0);
+            put_bytes = self.counts.put_bytes.fetch_add(length, Ordering::Relaxed) + length;
+        }
+        let limit = self.outage.load(Ordering::Relaxed);
+        if put_bytes > limit {
+            if request.method() == Method::PUT {
+                self.counts.put_bytes.store(limit, Ordering::Relaxed);
+            }
+            return Ok(failure(StatusCode::FORBIDDEN, "AccessDenied"));
         }
         let is_conditional = headers.contains_key("if-none-match") || headers.contains_key("if-match");
         let guard = match request.method() == Method::PUT && is_conditional {
@@ -157,9 +204,17 @@ impl Layer {
         if matches!(*request.method(), Method::GET | Method::HEAD) && self.is_folder(request.uri().path()) {
             return Ok(failure(StatusCode::NOT_FOUND, "NoSuchKey"));
         }
+        if guard.is_some() && self.options.ignores_conditions {
+            self.forget(request.uri().path());
+        }
+        let seen = uploads::Seen::of(&request);
+        if !self.uploads.knows(&seen) {
+            return Ok(failure(StatusCode::NOT_FOUND, "NoSuchUpload"));
+        }
         let response = self.service.call(request.map(s3s::Body::from)).await;
         drop(guard);
         let response = response.map_err(|error| io::Error::other(format!("{error:?}")))?;
+        let response = self.uploads.note(seen, response, self.options.page_len).await?;
         match (but_500, lost) {
             (true, _) => Ok(failure(StatusCode::INTERNAL_SERVER_ERROR, "InternalError")),
             (_, true) => Err(io::Error::other("an injected loss")),
@@ -173,6 +228,12 @@ impl Layer {
     fn is_folder(&self, path: &str) -> bool {
         let key = path.trim_start_matches('/');
         key.trim_end_matches('/') != BUCKET && self.folder.join(key).is_dir()
+    }
+
+    /// Removes an object, so that a condition on its absence holds: the signature covers the header, which can therefore
+    /// not be left out. What is not there needs no removing.
+    fn forget(&self, path: &str) {
+        let _ = std::fs::remove_file(self.folder.join(path.trim_start_matches('/')));
     }
 }
 

@@ -1,5 +1,7 @@
 //! What every store does alike: the first test of each implementation.
 
+mod unfinished;
+
 use super::{Key, ObjectMeta, ObjectWriter, ReadAt, Storage};
 use crate::error::Error;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,6 +24,10 @@ pub fn all(store: &Arc<dyn Storage>) {
         ("pieces", pieces_in_any_order_from_threads),
         ("writes-stay-inside", writes_stay_inside),
         ("dropped", dropped_leaves_nothing),
+        ("unfinished", unfinished::is_listed_and_discarded),
+        ("unfinished-folders", unfinished::is_told_by_prefix),
+        ("resumed", unfinished::is_resumed),
+        ("exclusive", creates_exclusively),
         ("removed", removed),
         ("listings", listings),
         ("put-and-get", put_and_get),
@@ -54,7 +60,8 @@ fn visible_when_finished(store: &dyn Storage, home: &Key) {
     writer.finish().unwrap();
     assert_eq!(store.head(&key).unwrap(), Some(5));
     assert_eq!(store.get(&key, 5).unwrap(), b"hello");
-    assert_eq!(store.list(home).unwrap(), [ObjectMeta { key, byte_len: 5 }]);
+    assert_eq!(store.list(home).unwrap(), [ObjectMeta { key: key.clone(), byte_len: 5, modified: None }]);
+    assert!(store.list(home).unwrap()[0].modified.is_some());
 }
 
 fn never_overwritten(store: &dyn Storage, home: &Key) {
@@ -236,6 +243,12 @@ fn dropped_leaves_nothing(store: &dyn Storage, home: &Key) {
     assert_eq!(store.list_prefixes(home).unwrap(), []);
     store.put(&key, b"again").unwrap();
     assert_eq!(store.get(&key, 5).unwrap(), b"again");
+}
+
+fn creates_exclusively(store: &dyn Storage, home: &Key) {
+    assert!(store.creates_exclusively(home).unwrap());
+    assert!(store.creates_exclusively(home).unwrap());
+    assert_eq!(store.list(home).unwrap(), []);
 }
 
 fn removed(store: &dyn Storage, home: &Key) {

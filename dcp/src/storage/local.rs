@@ -9,6 +9,7 @@
 
 #[cfg(test)]
 mod fault;
+mod leftovers;
 mod reader;
 mod syscalls;
 #[cfg(test)]
@@ -17,9 +18,10 @@ mod unfinished;
 mod walk;
 mod writer;
 
+use unfinished::finished_name;
 pub use unfinished::is_unfinished;
 
-use super::{Environment, Key, ObjectMeta, ObjectWriter, Place, ReadAt, Storage};
+use super::{Environment, Key, ObjectMeta, ObjectWriter, Place, ReadAt, Storage, Unfinished};
 use crate::error::{Error, Result};
 use percent_encoding::percent_decode_str;
 use rustix::io::Errno;
@@ -95,6 +97,25 @@ impl LocalStore {
             Err(source) => Err(Error::Io { object: self.display(key), action: "looking up", source }),
         }
     }
+
+    /// Removes a name, and the folders that are empty without it, durably; `false` where it is gone already.
+    fn unlink(&self, key: &Key) -> Result<bool> {
+        let failed = |action| move |source| Error::Io { object: self.display(key), action, source };
+        match syscalls::unlink(&self.path(key)) {
+            Ok(()) => {}
+            Err(error) if is_absent(&error) => return Ok(false),
+            Err(source) => return Err(failed("removing")(source)),
+        }
+        let mut folder = key.parent();
+        while !folder.is_root() && syscalls::remove_directory(&self.path(&folder)).is_ok() {
+            folder = folder.parent();
+        }
+        match syscalls::sync_directory(&self.path(&folder)) {
+            // Removed by another at the same time, and what is above it with it.
+            Err(error) if is_absent(&error) => Ok(true),
+            synced => synced.map(|()| true).map_err(failed("fsync of the folder")),
+        }
+    }
 }
 
 impl Storage for LocalStore {
@@ -147,21 +168,22 @@ impl Storage for LocalStore {
         if self.head(key)?.is_none() {
             return Ok(false);
         }
-        let failed = |action| move |source| Error::Io { object: self.display(key), action, source };
-        match syscalls::unlink(&self.path(key)) {
-            Ok(()) => {}
-            Err(error) if is_absent(&error) => return Ok(false),
-            Err(source) => return Err(failed("removing")(source)),
+        self.unlink(key)
+    }
+
+    fn unfinished(&self, prefix: &Key) -> Result<Vec<Unfinished>> {
+        leftovers::find(&self.path(prefix), prefix)
+    }
+
+    fn discard(&self, unfinished: &Unfinished) -> Result<()> {
+        let key = Key::new(unfinished.id.as_str())?;
+        if !is_unfinished(key.name()) {
+            let why = "it is not the name of an unfinished object";
+            return Err(Error::BadKey { key: unfinished.id.clone(), why });
         }
-        let mut folder = key.parent();
-        while !folder.is_root() && syscalls::remove_directory(&self.path(&folder)).is_ok() {
-            folder = folder.parent();
-        }
-        match syscalls::sync_directory(&self.path(&folder)) {
-            // Removed by another at the same time, and what is above it with it.
-            Err(error) if is_absent(&error) => Ok(true),
-            synced => synced.map(|()| true).map_err(failed("fsync of the folder")),
-        }
+        // Held until the name is gone, so that no writer begins with this file.
+        let _lock = leftovers::lock(&self.path(&key), &self.display(&key))?;
+        self.unlink(&key).map(drop)
     }
 
     fn free_bytes(&self) -> Result<Option<u64>> {

@@ -1,12 +1,19 @@
 //! Objects in memory, for tests.
 
-use super::{Key, ObjectMeta, ObjectWriter, ReadAt, Storage};
+use super::{Key, ObjectMeta, ObjectWriter, ReadAt, Storage, Unfinished};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
-type Objects = Arc<Mutex<BTreeMap<Key, Arc<[u8]>>>>;
+type Objects = Arc<Mutex<BTreeMap<Key, Stored>>>;
+
+#[derive(Debug)]
+struct Stored {
+    bytes: Arc<[u8]>,
+    modified: SystemTime,
+}
 
 /// A store that lasts as long as the process. Clones share their objects.
 #[derive(Clone, Debug, Default)]
@@ -21,7 +28,7 @@ impl MemoryStore {
     }
 
     fn object_at(&self, key: &Key) -> Option<Arc<[u8]>> {
-        lock(&self.objects).get(key).cloned()
+        lock(&self.objects).get(key).map(|stored| stored.bytes.clone())
     }
 }
 
@@ -33,7 +40,12 @@ impl Storage for MemoryStore {
     fn list(&self, prefix: &Key) -> Result<Vec<ObjectMeta>> {
         let objects = lock(&self.objects);
         let below = objects.iter().filter(|(key, _)| key.below(prefix).is_some());
-        Ok(below.map(|(key, bytes)| ObjectMeta { key: key.clone(), byte_len: bytes.len() as u64 }).collect())
+        let meta = |(key, stored): (&Key, &Stored)| ObjectMeta {
+            key: key.clone(),
+            byte_len: stored.bytes.len() as u64,
+            modified: Some(stored.modified),
+        };
+        Ok(below.map(meta).collect())
     }
 
     fn list_prefixes(&self, prefix: &Key) -> Result<Vec<Key>> {
@@ -66,6 +78,15 @@ impl Storage for MemoryStore {
         grow(&mut bytes, byte_len.unwrap_or(0), &object)?;
         let (objects, key) = (self.objects.clone(), key.clone());
         Ok(Box::new(MemoryWriter { objects, key, object, byte_len, bytes: Mutex::new(bytes) }))
+    }
+
+    /// What a writer has not finished is in its own memory.
+    fn unfinished(&self, _prefix: &Key) -> Result<Vec<Unfinished>> {
+        Ok(Vec::new())
+    }
+
+    fn discard(&self, _unfinished: &Unfinished) -> Result<()> {
+        Ok(())
     }
 
     fn remove(&self, key: &Key) -> Result<bool> {
@@ -132,13 +153,17 @@ impl ObjectWriter for MemoryWriter {
         Ok(())
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a store tells when an object was finished, as a disk does"
+    )]
     fn finish(self: Box<Self>) -> Result<()> {
         let bytes = self.bytes.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut objects = lock(&self.objects);
         if objects.contains_key(&self.key) {
             return Err(Error::AlreadyExists { object: self.object });
         }
-        objects.insert(self.key, bytes.into());
+        objects.insert(self.key, Stored { bytes: bytes.into(), modified: SystemTime::now() });
         Ok(())
     }
 }

@@ -18,27 +18,20 @@ pub mod faulty;
 mod key;
 pub mod local;
 pub mod memory;
+mod meta;
 pub mod remote;
 mod url;
 
 pub use aligned::{ALIGNMENT_BYTES, AlignedBuf};
 pub use environment::Environment;
 pub use key::Key;
+pub use meta::{ObjectMeta, StoredPart, Unfinished, WriterState};
 pub use url::{Place, open_url, open_url_with};
 
 use crate::error::{Error, Result};
 use std::fmt::Debug;
 use std::fs::File;
 use std::sync::Arc;
-
-/// One listed object.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct ObjectMeta {
-    /// Its key.
-    pub key: Key,
-    /// Its length in bytes.
-    pub byte_len: u64,
-}
 
 /// A tree of immutable objects.
 pub trait Storage: Send + Sync + Debug {
@@ -62,6 +55,31 @@ pub trait Storage: Send + Sync + Debug {
     /// Starts a new object of exactly `byte_len` bytes, or of unknown length when `None`. Space is reserved where the
     /// store can. Fails early with [`Error::AlreadyExists`] when the key exists.
     fn create(&self, key: &Key, byte_len: Option<u64>) -> Result<Box<dyn ObjectWriter>>;
+
+    /// Continues an object of exactly `byte_len` bytes that an earlier writer of this method did not finish, or starts
+    /// it. Where the store keeps parts, [`ObjectWriter::stored`] names those already there, and a writer that is
+    /// dropped unfinished leaves its own for the next. Elsewhere it is [`Storage::create`].
+    fn resume(&self, key: &Key, byte_len: u64) -> Result<Box<dyn ObjectWriter>> {
+        self.create(key, Some(byte_len))
+    }
+
+    /// Everything below `prefix` that a writer began and has not finished, sorted by key; no listing shows it.
+    ///
+    /// Errors: [`Error::UnfinishedUnlisted`] where the store has no way to tell.
+    fn unfinished(&self, prefix: &Key) -> Result<Vec<Unfinished>>;
+
+    /// Removes what a writer left. Nothing but `prune` calls it, for what is provably of no use to anyone: a writer that
+    /// is not as dead as it seems can then not finish. What is gone already is no error.
+    ///
+    /// Errors: [`Error::InUse`] where its writer is known to be alive.
+    fn discard(&self, unfinished: &Unfinished) -> Result<()>;
+
+    /// Whether of two writers that create one small object only the first succeeds, as this trait promises: some object
+    /// stores ignore the condition and overwrite. Tried once per store, below `home`, where nothing is left of it.
+    fn creates_exclusively(&self, home: &Key) -> Result<bool> {
+        let _ = home;
+        Ok(true)
+    }
 
     /// Removes a finished object, durably; `false` where there is none. Only for what is provably of no use to anyone:
     /// nothing but `prune` calls it. Folders that are empty without it go too.
@@ -115,8 +133,16 @@ pub trait ReadAt: Send + Sync + Debug {
 }
 
 /// An object being written. Writes may come from any thread in any order and must not overlap; bytes never written
-/// are zero. A write past a length given to [`Storage::create`] is [`Error::OverLimit`]. Dropping it without [`finish`](ObjectWriter::finish) leaves nothing behind.
+/// are zero. A write past a length given to [`Storage::create`] is [`Error::OverLimit`]. Dropping it without
+/// [`finish`](ObjectWriter::finish) leaves nothing behind, except after [`Storage::resume`].
 pub trait ObjectWriter: Send + Sync + Debug {
+    /// The parts that an earlier writer stored, in order. A part counts as written, by [`finish`](ObjectWriter::finish)
+    /// too; one that is written again, which must then be done whole, is replaced. The caller compares checksums with
+    /// what it would write; a part without one is not to be trusted.
+    fn stored(&self) -> Vec<StoredPart> {
+        Vec::new()
+    }
+
     /// Writes `bytes` at `byte_offset`.
     fn write_at(&self, byte_offset: u64, bytes: &[u8]) -> Result<()>;
 

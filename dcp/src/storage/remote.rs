@@ -4,12 +4,16 @@
 //! them: ranged reads several at a time, objects written in parts in any order in bounded memory, and a create that
 //! knows whether it happened.
 
+mod exclusive;
 mod failure;
 mod open;
 mod parts;
 mod reader;
+mod requests;
+mod resume;
 mod runtime;
 mod store;
+mod uploads;
 mod writer;
 
 pub use open::{open_azure, open_google, open_http, open_https, open_s3};

@@ -6,7 +6,7 @@ use dcp::diff::{DiffOptions, Difference, diff};
 use dcp::model::FqnFilter;
 use dcp::storage::{Environment, Key, Place, Storage, conformance, open_url_with};
 use dcp::verify::{VerifyOptions, verify};
-use e2e::s3_server::{BUCKET, Faults, S3Server};
+use e2e::s3_server::{BUCKET, Faults, Options, S3Server};
 use std::sync::Arc;
 
 fn bucket(server: &S3Server) -> Arc<dyn Storage> {
@@ -28,6 +28,57 @@ fn s3_conforms_while_requests_fail() {
     let (requests, failed, _) = server.counts();
     println!("{failed} of {requests} requests failed");
     assert!(failed > 10);
+}
+
+#[test]
+fn a_store_that_ignores_conditions_is_told_from_one_that_keeps_to_them() {
+    let home = Key::new("run").unwrap();
+    for ignores_conditions in [true, false] {
+        let server = S3Server::start_with(Options { ignores_conditions, ..Options::default() }).unwrap();
+        let store = bucket(&server);
+        assert_eq!(store.creates_exclusively(&home).unwrap(), !ignores_conditions);
+        let (requests, ..) = server.counts();
+        assert_eq!(store.creates_exclusively(&home).unwrap(), !ignores_conditions);
+        assert_eq!(server.counts().0, requests, "it is tried once");
+        assert_eq!(store.list(&Key::root()).unwrap(), []);
+    }
+}
+
+/// More unfinished uploads, and more parts, than a page holds; and what is found is what was sent.
+#[test]
+fn unfinished_uploads_are_listed_page_by_page() {
+    const BYTE_LEN: u64 = 100 << 20;
+    let server = S3Server::start_with(Options { page_len: 2, ..Options::default() }).unwrap();
+    let store = bucket(&server);
+    let bytes: Vec<u8> = (0..BYTE_LEN).map(|at| (at.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect();
+    let keys: Vec<Key> = (0..5).map(|index| Key::new(format!("run/{index} & co")).unwrap()).collect();
+    for key in &keys {
+        let writer = store.resume(key, 17 << 20).unwrap();
+        writer.write_at(0, &bytes[..16 << 20]).unwrap();
+    }
+    let found = store.unfinished(&Key::new("run").unwrap()).unwrap();
+    assert_eq!(
+        found.iter().map(|unfinished| &unfinished.key).collect::<Vec<_>>(),
+        keys.iter().collect::<Vec<_>>()
+    );
+    assert!(found.iter().all(|unfinished| unfinished.byte_len == Some(16 << 20)));
+
+    let key = Key::new("run/large").unwrap();
+    let writer = store.resume(&key, BYTE_LEN).unwrap();
+    writer.write_at(0, &bytes[..5 << 24]).unwrap();
+    drop(writer);
+    let (_, _, before) = server.counts();
+    let writer = store.resume(&key, BYTE_LEN).unwrap();
+    assert_eq!(writer.stored().len(), 5);
+    writer.write_at(5 << 24, &bytes[5 << 24..]).unwrap();
+    writer.finish().unwrap();
+    let (_, _, after) = server.counts();
+    assert_eq!(after - before, BYTE_LEN - (5 << 24), "parts that were there are not sent again");
+    assert!(store.get(&key, BYTE_LEN).unwrap() == bytes);
+    let left = store.unfinished(&Key::root()).unwrap();
+    assert_eq!(left, found);
+    left.iter().for_each(|unfinished| store.discard(unfinished).unwrap());
+    assert_eq!(store.unfinished(&Key::root()).unwrap(), []);
 }
 
 /// Every format to the bucket and back, whole and resharded, while requests fail.

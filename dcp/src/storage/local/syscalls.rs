@@ -1,6 +1,6 @@
 //! The calls that change a disk, one function each, so that a test can make any one of them fail.
 
-use rustix::fs::{CWD, FallocateFlags, OFlags, RenameFlags};
+use rustix::fs::{CWD, FallocateFlags, FlockOperation, OFlags, RenameFlags};
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -42,6 +42,36 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
 pub(super) fn create_file(path: &Path) -> io::Result<File> {
     call("create", || OpenOptions::new().write(true).create_new(true).open(path))
 }
+
+/// Waits for the lock that says that this file's writer is alive; it goes with the description of the file, so also when
+/// the process is killed. `false` where the file system has no locks.
+pub(super) fn lock_as_writer(file: &File) -> io::Result<bool> {
+    loop {
+        match call("flock", || Ok(rustix::fs::flock(file, FlockOperation::LockExclusive)?)) {
+            Ok(()) => return Ok(true),
+            Err(error) if is(&error, &[Errno::INTR]) => {}
+            Err(error) if is(&error, NO_LOCKS) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Takes a lock beside which no writer can hold its own; `None` where the file system has no locks, `Some(false)` where
+/// a writer holds its own.
+pub(super) fn lock_against_writers(file: &File) -> io::Result<Option<bool>> {
+    loop {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => return Ok(Some(true)),
+            Err(Errno::INTR) => {}
+            Err(Errno::WOULDBLOCK) => return Ok(Some(false)),
+            Err(errno) if NO_LOCKS.contains(&errno) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Answers of `flock` on file systems without locks, or without a server that keeps them.
+const NO_LOCKS: &[Errno] = &[Errno::NOLCK, Errno::OPNOTSUPP, Errno::NOSYS, Errno::INVAL, Errno::BADF];
 
 /// A second description of the file that bypasses the page cache; `None` where the file system refuses (tmpfs before
 /// Linux 6.6, some FUSE and network file systems).

@@ -3,7 +3,7 @@ mod faults;
 
 use super::fault::{self, Fault};
 use super::*;
-use crate::storage::{AlignedBuf, conformance};
+use crate::storage::{AlignedBuf, WriterState, conformance};
 use std::os::unix::fs::symlink;
 
 /// Two direct writes' worth, and a last block that is not whole.
@@ -89,6 +89,72 @@ fn unfinished_names_are_recognised_and_are_no_keys() {
     {
         assert!(!is_unfinished(other), "{other}");
     }
+}
+
+#[test]
+fn a_writer_that_is_gone_is_told_from_one_at_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = LocalStore::new(folder.path());
+    let writer = store.create(&key("run/step/object"), Some(100)).unwrap();
+    // A process that was killed leaves the file without its lock.
+    let dead = format!(".left.over.{}.titan-tmp", "0".repeat(32));
+    std::fs::create_dir_all(folder.path().join("run/dead/deeper")).unwrap();
+    std::fs::write(folder.path().join("run/dead/deeper").join(&dead), b"abc").unwrap();
+    let found = store.unfinished(&key("run")).unwrap();
+    let told: Vec<_> = found.iter().map(|found| (found.key.as_str(), found.byte_len, found.writer)).collect();
+    assert_eq!(
+        told,
+        [
+            ("run/dead/deeper/left.over", Some(3), WriterState::Dead),
+            ("run/step/object", Some(100), WriterState::Alive)
+        ]
+    );
+    assert!(matches!(store.discard(&found[1]), Err(Error::InUse { .. })));
+    store.discard(&found[0]).unwrap();
+    store.discard(&found[0]).unwrap();
+    assert!(!folder.path().join("run/dead").exists());
+    writer.finish().unwrap();
+    assert_eq!(store.unfinished(&Key::root()).unwrap(), []);
+    assert_eq!(store.list(&Key::root()).unwrap().len(), 1);
+}
+
+/// What is no unfinished name is never removed, whoever asks.
+#[test]
+fn nothing_but_leftovers_is_discarded() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = LocalStore::new(folder.path());
+    store.put(&key("object"), b"abc").unwrap();
+    for id in ["object", "", "../object"] {
+        let (key, writer) = (key("object"), WriterState::Dead);
+        let forged = Unfinished { key, id: id.to_owned(), byte_len: None, modified: None, writer };
+        assert!(matches!(store.discard(&forged), Err(Error::BadKey { .. })), "{id}");
+    }
+    assert_eq!(store.get(&key("object"), 3).unwrap(), b"abc");
+}
+
+/// Writers begin while another thread removes whatever has no lock: none of them loses its file.
+#[test]
+fn cleaning_up_does_not_harm_writers_that_begin() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = LocalStore::new(folder.path());
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                for found in store.unfinished(&Key::root()).unwrap() {
+                    if found.writer != WriterState::Alive {
+                        let discarded = store.discard(&found);
+                        assert!(matches!(discarded, Ok(()) | Err(Error::InUse { .. })), "{discarded:?}");
+                    }
+                }
+            }
+        });
+        for index in 0..300 {
+            store.put(&key(&format!("run/{index}")), b"abc").unwrap();
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert_eq!(store.list(&Key::root()).unwrap().len(), 300);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The name a file has until it is finished.
+//! The name a file has until it is finished, and the lock that its writer holds until then: a file of this name without
+//! a lock was left by a writer that is gone.
 
 use super::folder_of;
 use super::syscalls::{self, is};
@@ -18,8 +19,13 @@ const RACES_MAX: usize = 64;
 /// Whether a file name is that of an object never finished: `.NAME.<uuid>.titan-tmp`. One whose process is gone is safe
 /// to remove.
 pub fn is_unfinished(name: &str) -> bool {
-    let parts = name.strip_prefix('.').and_then(|rest| rest.strip_suffix(SUFFIX)?.rsplit_once('.'));
-    parts.is_some_and(|(_, uuid)| uuid.len() == 32 && Uuid::try_parse(uuid).is_ok())
+    finished_name(name).is_some()
+}
+
+/// The name that a file of this unfinished name would have got, cut where it is very long.
+pub(super) fn finished_name(name: &str) -> Option<&str> {
+    let (finished, uuid) = name.strip_prefix('.')?.strip_suffix(SUFFIX)?.rsplit_once('.')?;
+    (uuid.len() == 32 && Uuid::try_parse(uuid).is_ok()).then_some(finished)
 }
 
 /// A file under its unfinished name, and the folders made for it. Dropping it removes the name, and those folders if
@@ -36,14 +42,20 @@ impl Unfinished {
         let name = &name[..name.floor_char_boundary(NAME_BYTES_MAX)];
         let path = target.with_file_name(format!(".{name}.{}{SUFFIX}", Uuid::new_v4().simple()));
         let mut unfinished = Unfinished { path, made_folders: Vec::new() };
+        let failed = |action| move |source| Error::Io { object: object.to_owned(), action, source };
         for race in 1.. {
             unfinished.make_folders(folder_of(target))?;
             match syscalls::create_file(&unfinished.path) {
-                Ok(file) => return Ok((unfinished, file)),
-                Err(error) if is(&error, &[Errno::NOENT]) && race < RACES_MAX => {}
-                Err(source) => {
-                    return Err(Error::Io { object: object.to_owned(), action: "creating", source });
+                Ok(file) => {
+                    syscalls::lock_as_writer(&file).map_err(failed("locking"))?;
+                    // Who cleans up may have come between the two, found no lock and removed the file.
+                    let links = file.metadata().map_err(failed("looking up"))?.nlink();
+                    if links > 0 || race == RACES_MAX {
+                        return Ok((unfinished, file));
+                    }
                 }
+                Err(error) if is(&error, &[Errno::NOENT]) && race < RACES_MAX => {}
+                Err(source) => return Err(failed("creating")(source)),
             }
         }
         unreachable!("the last race returns")

@@ -1,6 +1,6 @@
 //! Listing a folder.
 
-use super::{is_absent, is_unfinished};
+use super::{finished_name, is_absent};
 use crate::error::{Error, Result};
 use crate::storage::{Key, ObjectMeta};
 use std::fs::Metadata;
@@ -14,13 +14,27 @@ const DEPTH_MAX: u64 = 128;
 /// walk is within; what is neither folder nor ordinary file is no object.
 pub(super) fn walk(folder: &Path, key: &Key) -> Result<Vec<ObjectMeta>> {
     let mut found = Vec::new();
-    match std::fs::metadata(folder) {
-        Ok(metadata) if metadata.is_dir() => descend(folder, key, &mut vec![id(&metadata)], &mut found)?,
-        Ok(_) => {}
-        Err(error) if is_absent(&error) => {}
-        Err(source) => return Err(listing_failed(folder, source)),
-    }
+    each_file(folder, key, &mut |_, child, metadata| {
+        if finished_name(child.name()).is_none() {
+            let modified = metadata.modified().ok();
+            found.push(ObjectMeta { key: child, byte_len: metadata.len(), modified });
+        }
+    })?;
     Ok(found)
+}
+
+/// Visits every ordinary file below `folder`, unfinished ones too.
+pub(super) fn each_file(
+    folder: &Path,
+    key: &Key,
+    visit: &mut dyn FnMut(&Path, Key, &Metadata),
+) -> Result<()> {
+    match std::fs::metadata(folder) {
+        Ok(metadata) if metadata.is_dir() => descend(folder, key, &mut vec![id(&metadata)], visit),
+        Ok(_) => Ok(()),
+        Err(error) if is_absent(&error) => Ok(()),
+        Err(source) => Err(listing_failed(folder, source)),
+    }
 }
 
 /// Keys of the folders directly in `folder`, unsorted.
@@ -39,7 +53,7 @@ fn descend(
     folder: &Path,
     key: &Key,
     within: &mut Vec<(u64, u64)>,
-    found: &mut Vec<ObjectMeta>,
+    visit: &mut dyn FnMut(&Path, Key, &Metadata),
 ) -> Result<()> {
     if within.len() as u64 > DEPTH_MAX {
         let (object, what) = (folder.display().to_string(), "its depth in folders");
@@ -47,10 +61,10 @@ fn descend(
     }
     each_entry(folder, key, |path, child, metadata| {
         if metadata.is_file() {
-            found.push(ObjectMeta { key: child, byte_len: metadata.len() });
+            visit(path, child, metadata);
         } else if metadata.is_dir() && !within.contains(&id(metadata)) {
             within.push(id(metadata));
-            descend(path, &child, within, found)?;
+            descend(path, &child, within, visit)?;
             within.pop();
         }
         Ok(())
@@ -79,9 +93,7 @@ fn each_entry(
         };
         let why = "it is not UTF-8; rename it, or move it out of this folder";
         let name = name.to_str().ok_or_else(|| Error::BadKey { key: path.display().to_string(), why })?;
-        if metadata.is_dir() || !is_unfinished(name) {
-            visit(&path, key.join(name)?, &metadata)?;
-        }
+        visit(&path, key.join(name)?, &metadata)?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! From a URL and the environment to a store: one function for each scheme.
 
 use super::store::RemoteStore;
+use super::uploads::Uploads;
 use crate::error::{Error, Result};
 use crate::storage::environment::Environment;
 use crate::storage::{Key, Place};
@@ -67,19 +68,30 @@ pub fn open_s3(rest: &str, environment: &Environment) -> Result<Place> {
     }
     let mut builder = AmazonS3Builder::new()
         .with_bucket_name(bucket)
-        .with_client_options(client())
         .with_retry(retry())
         // Free to compute, and the server then refuses what the network changed.
         .with_checksum_algorithm(Checksum::CRC64NVME);
     // The AWS SDKs reach any endpoint that is named; a plain-text one is meant.
     let endpoint = environment.get("AWS_ENDPOINT_URL_S3").or(environment.get("AWS_ENDPOINT_URL"));
     let endpoint = endpoint.or(environment.get("AWS_ENDPOINT"));
-    builder = builder.with_allow_http(endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")));
+    let mut client =
+        client().with_allow_http(endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")));
     for (key, value) in environment.settings::<AmazonS3ConfigKey>("AWS_", AWS_VARIABLES)? {
-        builder = builder.with_config(key, value);
+        match key {
+            AmazonS3ConfigKey::Client(key) => client = client.with_config(key, value),
+            key => builder = builder.with_config(key, value),
+        }
     }
-    let store = builder.build().map_err(|error| bad_url("s3", rest, &error))?;
-    Ok(place(format!("s3://{bucket}"), key, store))
+    let skips_signature = builder.get_config_value(&AmazonS3ConfigKey::SkipSignature);
+    let store = builder.with_client_options(client.clone()).build();
+    let store = Arc::new(store.map_err(|error| bad_url("s3", rest, &error))?);
+    let uploads = match skips_signature.as_deref() {
+        None | Some("false") => {
+            Ok(Uploads::new(store.clone(), &client).map_err(|error| bad_url("s3", rest, &error))?)
+        }
+        Some(_) => Err("its requests are not signed (AWS_SKIP_SIGNATURE), and only a signed one may ask"),
+    };
+    Ok(place(format!("s3://{bucket}"), key, store, uploads))
 }
 
 /// `gs://bucket/prefix`.
@@ -93,7 +105,9 @@ pub fn open_google(rest: &str, environment: &Environment) -> Result<Place> {
         builder = builder.with_config(key, value);
     }
     let store = builder.build().map_err(|error| bad_url("gs", rest, &error))?;
-    Ok(place(format!("gs://{bucket}"), key, store))
+    let uploads = Err("Google Cloud Storage is asked for them by another protocol; \
+                       give the bucket a lifecycle rule with AbortIncompleteMultipartUpload");
+    Ok(place(format!("gs://{bucket}"), key, Arc::new(store), uploads))
 }
 
 /// `az://container/prefix`; the account comes from the environment.
@@ -107,12 +121,18 @@ pub fn open_azure(rest: &str, environment: &Environment) -> Result<Place> {
         builder = builder.with_config(key, value);
     }
     let store = builder.build().map_err(|error| bad_url("az", rest, &error))?;
-    Ok(place(format!("az://{container}"), key, store))
+    let uploads =
+        Err("Azure keeps no list of them; it drops blocks that are not committed within a week by itself");
+    Ok(place(format!("az://{container}"), key, Arc::new(store), uploads))
 }
 
-fn place(url: String, key: Key, store: impl ObjectStore + MultipartStore) -> Place {
-    let store = Arc::new(store);
-    Place { store: Arc::new(RemoteStore::new(url, store.clone(), Some(store))), key }
+fn place(
+    url: String,
+    key: Key,
+    store: Arc<impl ObjectStore + MultipartStore>,
+    uploads: Result<Uploads, &'static str>,
+) -> Place {
+    Place { store: Arc::new(RemoteStore::new(url, store.clone(), Some(store), uploads)), key }
 }
 
 /// `https://host/path`, for reading.
@@ -131,7 +151,8 @@ fn open_web(scheme: &str, rest: &str) -> Result<Place> {
     let builder = HttpBuilder::new().with_url(&url).with_retry(retry());
     let builder = builder.with_client_options(client().with_allow_http(scheme == "http"));
     let store = Arc::new(builder.build().map_err(|error| bad_url(scheme, rest, &error))?);
-    Ok(Place { store: Arc::new(RemoteStore::new(url, store, None)), key })
+    let uploads = Err("it is a web server, and nothing is written to it");
+    Ok(Place { store: Arc::new(RemoteStore::new(url, store, None, uploads)), key })
 }
 
 /// Splits what follows the scheme. A key is taken as it is: stores show it so, and nothing in it is encoded.

@@ -55,6 +55,11 @@ impl Parts {
         Parts { part_bytes, byte_len, open: BTreeMap::new(), end: 0 }
     }
 
+    /// Whether some but not all bytes of a part have been written.
+    pub(super) fn is_open(&self, index: u64) -> bool {
+        self.open.contains_key(&index)
+    }
+
     /// End of the bytes written so far.
     pub(super) fn end(&self) -> u64 {
         self.end

@@ -1,17 +1,20 @@
 //! An object store as a [`Storage`].
 
+use super::exclusive;
 use super::failure::{failure, is_uncertain};
 use super::reader::RemoteObject;
+use super::resume::resumable;
 use super::runtime::wait;
+use super::uploads::Uploads;
 use super::writer::RemoteWriter;
 use crate::error::{Error, Result};
-use crate::storage::{Key, ObjectMeta, ObjectWriter, ReadAt, Storage};
+use crate::storage::{Key, ObjectMeta, ObjectWriter, ReadAt, Storage, Unfinished, WriterState};
 use futures_util::TryStreamExt;
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::sync::Semaphore;
 
 /// Requests under way at once, of a whole store: with 16 MiB parts they take at most 256 MiB.
@@ -27,9 +30,13 @@ pub struct RemoteStore {
 
 /// What writers share with their store.
 pub(super) struct Shared {
-    objects: Arc<dyn ObjectStore>,
+    pub(super) objects: Arc<dyn ObjectStore>,
     /// `None`: the store can only be read.
     parts: Option<Arc<dyn MultipartStore>>,
+    /// Where they cannot be asked for, why.
+    uploads: Result<Uploads, &'static str>,
+    /// Whether conditions are kept, once that has been tried.
+    exclusive: OnceLock<bool>,
     pub(super) requests: Arc<Semaphore>,
     /// URL of the root, without a `/` at its end.
     url: String,
@@ -41,9 +48,23 @@ impl RemoteStore {
         url: String,
         objects: Arc<dyn ObjectStore>,
         parts: Option<Arc<dyn MultipartStore>>,
+        uploads: Result<Uploads, &'static str>,
     ) -> Self {
         let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
-        RemoteStore { shared: Arc::new(Shared { objects, parts, requests, url }) }
+        let exclusive = OnceLock::new();
+        RemoteStore { shared: Arc::new(Shared { objects, parts, uploads, exclusive, requests, url }) }
+    }
+
+    /// What every new object must meet.
+    fn check_new(&self, key: &Key) -> Result<()> {
+        self.shared.parts()?;
+        if key.is_root() {
+            return Err(Error::BadKey { key: key.to_string(), why: "it is the root and not an object" });
+        }
+        match self.shared.head(key)? {
+            Some(_) => Err(Error::AlreadyExists { object: self.display(key) }),
+            None => Ok(()),
+        }
     }
 }
 
@@ -106,7 +127,7 @@ impl Shared {
 }
 
 /// The store's name of a key.
-fn path(key: &Key) -> Result<Path> {
+pub(super) fn path(key: &Key) -> Result<Path> {
     Path::parse(key.as_str()).map_err(|_| Error::BadKey {
         key: key.to_string(),
         why: "object stores take no control characters in names",
@@ -127,7 +148,8 @@ impl Storage for RemoteStore {
             // A folder that some tool made visible has the name of the prefix itself.
             let key = Key::new(meta.location.to_string())?;
             if key.below(prefix).is_some_and(|below| !below.is_empty()) {
-                objects.push(ObjectMeta { key, byte_len: meta.size });
+                let modified = Some(meta.last_modified.into());
+                objects.push(ObjectMeta { key, byte_len: meta.size, modified });
             }
         }
         objects.sort_unstable();
@@ -155,14 +177,56 @@ impl Storage for RemoteStore {
     }
 
     fn create(&self, key: &Key, byte_len: Option<u64>) -> Result<Box<dyn ObjectWriter>> {
-        self.shared.parts()?;
-        if key.is_root() {
-            return Err(Error::BadKey { key: key.to_string(), why: "it is the root and not an object" });
-        }
-        if self.shared.head(key)?.is_some() {
-            return Err(Error::AlreadyExists { object: self.display(key) });
-        }
+        self.check_new(key)?;
         Ok(Box::new(RemoteWriter::new(self.shared.clone(), key.clone(), path(key)?, byte_len)))
+    }
+
+    /// Where uploads cannot be asked for, there is nothing to continue, and dropping the writer leaves nothing.
+    fn resume(&self, key: &Key, byte_len: u64) -> Result<Box<dyn ObjectWriter>> {
+        self.check_new(key)?;
+        let path = path(key)?;
+        let writer = RemoteWriter::new(self.shared.clone(), key.clone(), path.clone(), Some(byte_len));
+        let Ok(uploads) = &self.shared.uploads else { return Ok(Box::new(writer)) };
+        let found = resumable(uploads, &self.display(key), &path, byte_len)?;
+        Ok(Box::new(writer.resuming(found)))
+    }
+
+    fn unfinished(&self, prefix: &Key) -> Result<Vec<Unfinished>> {
+        let uploads = self.shared.uploads.as_ref();
+        let uploads =
+            uploads.map_err(|why| Error::UnfinishedUnlisted { store: self.shared.url.clone(), why })?;
+        let object = self.display(prefix);
+        let mut found = Vec::new();
+        for upload in uploads.list(&object, path(prefix)?.as_ref())? {
+            let key = Key::new(upload.key.as_str())?;
+            if key.below(prefix).is_none_or(str::is_empty) {
+                continue;
+            }
+            // One that was finished or discarded meanwhile has no parts to show.
+            let Some(parts) = uploads.parts(&self.display(&key), &path(&key)?, &upload.id)? else { continue };
+            let modified = parts.iter().filter_map(|part| part.modified).chain(upload.begun).max();
+            let byte_len = Some(parts.iter().map(|part| part.byte_len).fold(0, u64::saturating_add));
+            found.push(Unfinished { key, id: upload.id, byte_len, modified, writer: WriterState::Unknown });
+        }
+        found.sort_by(|a, b| (&a.key, &a.id).cmp(&(&b.key, &b.id)));
+        Ok(found)
+    }
+
+    fn discard(&self, unfinished: &Unfinished) -> Result<()> {
+        let path = path(&unfinished.key)?;
+        match wait(self.shared.parts()?.abort_multipart(&path, &unfinished.id))? {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(failure(&self.display(&unfinished.key), "aborting an upload", error)),
+        }
+    }
+
+    fn creates_exclusively(&self, home: &Key) -> Result<bool> {
+        if let Some(exclusive) = self.shared.exclusive.get() {
+            return Ok(*exclusive);
+        }
+        self.shared.parts()?;
+        let exclusive = exclusive::probe(&self.shared, home)?;
+        Ok(*self.shared.exclusive.get_or_init(|| exclusive))
     }
 
     fn remove(&self, key: &Key) -> Result<bool> {

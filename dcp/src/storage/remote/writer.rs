@@ -6,10 +6,11 @@
 
 use super::failure::failure;
 use super::parts::{Part, Parts, object_bytes_max, part_bytes};
+use super::resume::Resumable;
 use super::runtime::{runtime, wait};
 use super::store::Shared;
 use crate::error::{Error, Result};
-use crate::storage::{Key, ObjectWriter};
+use crate::storage::{Key, ObjectWriter, StoredPart};
 use crate::threads::lock;
 use object_store::multipart::PartId;
 use object_store::path::Path;
@@ -27,6 +28,8 @@ pub(super) struct RemoteWriter {
     object: String,
     byte_len: Option<u64>,
     part_bytes: u64,
+    /// An upload that is dropped is left for the next.
+    keep: bool,
     state: Mutex<State>,
 }
 
@@ -37,8 +40,12 @@ struct State {
     upload: Option<MultipartId>,
     sending: JoinSet<Result<(u64, PartId)>>,
     sent: BTreeMap<u64, PartId>,
+    /// Parts of an earlier writer, and what identifies them.
+    stored: BTreeMap<u64, (StoredPart, PartId)>,
     failed: bool,
     finished: bool,
+    /// The key was taken by another: the upload is of use to nobody.
+    in_vain: bool,
 }
 
 impl RemoteWriter {
@@ -46,7 +53,27 @@ impl RemoteWriter {
         let part_bytes = part_bytes(byte_len);
         let state = State { parts: Some(Parts::new(part_bytes, byte_len)), ..State::default() };
         let object = shared.display(&key);
-        RemoteWriter { shared, key, path, object, byte_len, part_bytes, state: Mutex::new(state) }
+        RemoteWriter {
+            shared,
+            key,
+            path,
+            object,
+            byte_len,
+            part_bytes,
+            keep: false,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// The same, going on where another stopped, and leaving its own for the next.
+    pub(super) fn resuming(mut self, found: Option<Resumable>) -> Self {
+        self.keep = true;
+        let mut state = lock(&self.state);
+        if let Some(found) = found {
+            (state.upload, state.stored) = (Some(found.upload), found.parts);
+        }
+        drop(state);
+        self
     }
 
     /// Starts to send full parts. Waits while as many requests as are allowed are under way.
@@ -87,6 +114,11 @@ impl RemoteWriter {
     fn complete(&self, state: &mut State, parts: Parts) -> Result<()> {
         let end = self.byte_len.unwrap_or(parts.end());
         self.wait_for_all(state)?;
+        for (index, (_, id)) in std::mem::take(&mut state.stored) {
+            if !parts.is_open(index) {
+                state.sent.entry(index).or_insert(id);
+            }
+        }
         let sent: BTreeSet<u64> = state.sent.keys().copied().collect();
         let mut rest = parts.rest(end, move |index| sent.contains(&index));
         if state.upload.is_none() && end <= self.part_bytes {
@@ -97,6 +129,7 @@ impl RemoteWriter {
         self.wait_for_all(state)?;
         let upload = self.upload(state)?;
         if self.shared.head(&self.key)?.is_some() {
+            state.in_vain = true;
             return Err(Error::AlreadyExists { object: self.object.clone() });
         }
         let ids: Vec<PartId> = std::mem::take(&mut state.sent).into_values().collect();
@@ -132,6 +165,10 @@ impl State {
 }
 
 impl ObjectWriter for RemoteWriter {
+    fn stored(&self) -> Vec<StoredPart> {
+        lock(&self.state).stored.values().map(|(part, _)| part.clone()).collect()
+    }
+
     fn write_at(&self, byte_offset: u64, bytes: &[u8]) -> Result<()> {
         let limit = self.byte_len.unwrap_or(object_bytes_max(self.part_bytes));
         let end = byte_offset.saturating_add(bytes.len() as u64);
@@ -165,6 +202,16 @@ impl Drop for RemoteWriter {
         let state = std::mem::take(&mut *lock(&self.state));
         let (false, Some(upload)) = (state.finished, state.upload) else { return };
         let mut sending = state.sending;
+        if self.keep && !state.in_vain {
+            // What is on its way is worth waiting for, unless it is the network that failed.
+            let _ = wait(async {
+                match state.failed {
+                    true => sending.shutdown().await,
+                    false => while sending.join_next().await.is_some() {},
+                }
+            });
+            return;
+        }
         // Of an upload that cannot be aborted, its parts are left for `prune` or the bucket's own rule.
         let _ = wait(async {
             sending.shutdown().await;

@@ -6,7 +6,7 @@ use crate::format::titan::Titan;
 use crate::format::{Draft, Format, ObjectSums, Pieces, Target, TargetTensor, WriteOptions, open};
 use crate::layout::Region;
 use crate::model::{DType, Path, TensorSpec};
-use crate::storage::{Key, ObjectMeta, ObjectWriter, Place, ReadAt, Storage};
+use crate::storage::{Key, ObjectMeta, ObjectWriter, Place, ReadAt, Storage, Unfinished};
 use std::sync::Arc;
 
 /// A store whose answer to a manifest's write is lost, after the write or before it.
@@ -39,6 +39,14 @@ impl Storage for LostReply {
 
     fn create(&self, key: &Key, byte_len: Option<u64>) -> Result<Box<dyn ObjectWriter>> {
         self.store.create(key, byte_len)
+    }
+
+    fn unfinished(&self, prefix: &Key) -> Result<Vec<Unfinished>> {
+        self.store.unfinished(prefix)
+    }
+
+    fn discard(&self, unfinished: &Unfinished) -> Result<()> {
+        self.store.discard(unfinished)
     }
 
     fn remove(&self, key: &Key) -> Result<bool> {

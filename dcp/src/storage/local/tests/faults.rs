@@ -39,6 +39,7 @@ fn a_death_at_any_call_leaves_the_whole_object_or_none() {
         "mkdir",
         "fsync directory",
         "create",
+        "flock",
         "fallocate"
     ]));
     assert!(calls.contains(&"write"));
@@ -99,6 +100,8 @@ fn a_full_disk_is_no_space_left() {
 fn does_without_what_a_file_system_lacks() {
     let (_, calls) = in_new_folder(write_object);
     for (call, errno) in [
+        ("flock", Errno::NOLCK),
+        ("flock", Errno::INTR),
         ("fallocate", Errno::OPNOTSUPP),
         ("fallocate", Errno::INTR),
         ("open direct", Errno::INVAL),
