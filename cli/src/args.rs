@@ -149,7 +149,7 @@ fn float_type(text: &str) -> Result<DType, String> {
 }
 
 /// Reads `5GB`, `256 MiB`, `4096`: powers of 1000, or of 1024 with an `i`.
-fn byte_size(text: &str) -> Result<u64, String> {
+pub(crate) fn byte_size(text: &str) -> Result<u64, String> {
     let digits = text.find(|char: char| !char.is_ascii_digit() && char != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let unit = unit.trim().to_ascii_lowercase();

@@ -52,6 +52,11 @@ pub enum Error {
     )]
     AlreadyExists { object: String },
 
+    #[error(
+        "{object}: exists already and is not the same as {source_object}: {why}; nothing is overwritten, so choose another destination or remove it first"
+    )]
+    Differs { object: String, source_object: String, why: String },
+
     #[error("{object}: {action} failed")]
     Io { object: String, action: &'static str, source: std::io::Error },
 
@@ -163,6 +168,7 @@ impl Error {
             | Error::InUse { .. }
             | Error::NothingThere { .. }
             | Error::AlreadyExists { .. }
+            | Error::Differs { .. }
             | Error::NoSuchFormat { .. }
             | Error::NoSuchName { .. }
             | Error::Inexpressible { .. }

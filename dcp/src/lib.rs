@@ -19,6 +19,7 @@ pub mod model;
 pub mod plan;
 pub mod storage;
 mod threads;
+pub mod transfer;
 pub mod verify;
 
 pub use error::{Error, ErrorKind, Result};

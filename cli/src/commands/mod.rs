@@ -2,6 +2,7 @@
 
 mod cat;
 mod convert;
+mod cp;
 mod diff;
 mod inspect;
 mod ls;
@@ -20,6 +21,7 @@ pub(crate) enum Command {
     Diff(diff::Args),
     Convert(convert::Args),
     Reshard(reshard::Args),
+    Cp(cp::Args),
 }
 
 impl Command {
@@ -33,6 +35,7 @@ impl Command {
             Command::Diff(args) => diff::run(args),
             Command::Convert(args) => convert::run(args),
             Command::Reshard(args) => reshard::run(args),
+            Command::Cp(args) => cp::run(args),
         }
     }
 }

@@ -48,6 +48,12 @@ const BAD_INPUTS: &[(i32, &[&str])] = &[
     (2, &["reshard", TWO_FILES, "TMP/new", "--to", "safetensors", "--tp", "0"]),
     (2, &["reshard", TWO_FILES, "TMP/new.safetensors", "--to", "safetensors", "--tp", "2"]),
     (2, &["reshard", "TMP/nothing", "TMP/new", "--to", "safetensors"]),
+    (2, &["cp", "TMP/nothing", "TMP/new"]),
+    (2, &["cp", TWO_FILES, "ftp://host/run"]),
+    (2, &["cp", "TMP/notes", "TMP/notes/inside"]),
+    (2, &["cp", "TMP/notes", "TMP/notes"]),
+    (2, &["cp", "TMP/random", "TMP/empty.safetensors"]),
+    (2, &["cp", "TMP/random", "TMP/new", "--memory", "1kB"]),
 ];
 
 #[test]

@@ -3,6 +3,7 @@
 mod bad_input;
 mod cmd_cat;
 mod cmd_convert;
+mod cmd_cp;
 mod cmd_diff;
 mod cmd_help;
 mod cmd_inspect;

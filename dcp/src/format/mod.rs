@@ -36,6 +36,11 @@ pub fn names() -> String {
     FORMATS.iter().map(|format| format.name()).collect::<Vec<_>>().join(", ")
 }
 
+/// Whether an object of this name makes a checkpoint of some format exist: whoever copies objects writes it last.
+pub fn is_committed_by(name: &str) -> bool {
+    FORMATS.iter().any(|format| format.is_committed_by(name))
+}
+
 /// What a probe may look at: a folder's listing, or a file's first bytes.
 #[derive(Debug)]
 pub struct Candidate {
@@ -97,6 +102,13 @@ pub trait Format: Send + Sync + Debug {
     ///
     /// Errors: [`Error::Inexpressible`] for what the format cannot hold, listing every name.
     fn draft(&self, target: &Target, options: &WriteOptions) -> Result<Box<dyn Draft>>;
+
+    /// Whether an object of this name, without folders, is what makes a checkpoint of this format exist: a manifest,
+    /// metadata, an index. Never for a format whose data files speak for themselves.
+    fn is_committed_by(&self, name: &str) -> bool {
+        let _ = name;
+        false
+    }
 
     /// Whether a checkpoint of this format is a single file where the destination's name ends in `extension`.
     fn single_file(&self, extension: &str) -> bool {

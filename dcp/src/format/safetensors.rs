@@ -66,6 +66,10 @@ impl Format for Safetensors {
         }
     }
 
+    fn is_committed_by(&self, name: &str) -> bool {
+        name.ends_with(names::INDEX_SUFFIX)
+    }
+
     fn open(&self, candidate: &Candidate) -> Result<Arc<dyn Reader>> {
         open::open(candidate)
     }

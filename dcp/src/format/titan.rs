@@ -63,7 +63,11 @@ impl Format for Titan {
     }
 
     fn probe(&self, candidate: &Candidate) -> bool {
-        candidate.files().any(|(name, _)| names::generation(name).is_some())
+        candidate.files().any(|(name, _)| self.is_committed_by(name))
+    }
+
+    fn is_committed_by(&self, name: &str) -> bool {
+        names::generation(name).is_some()
     }
 
     fn open(&self, candidate: &Candidate) -> Result<Arc<dyn Reader>> {

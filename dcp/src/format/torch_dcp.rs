@@ -42,7 +42,11 @@ impl Format for TorchDcp {
     }
 
     fn probe(&self, candidate: &Candidate) -> bool {
-        candidate.files().any(|(name, _)| name == names::METADATA || names::metadata_rank(name).is_some())
+        candidate.files().any(|(name, _)| self.is_committed_by(name))
+    }
+
+    fn is_committed_by(&self, name: &str) -> bool {
+        name == names::METADATA || names::metadata_rank(name).is_some()
     }
 
     fn open(&self, candidate: &Candidate) -> Result<Arc<dyn Reader>> {

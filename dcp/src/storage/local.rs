@@ -27,7 +27,7 @@ use percent_encoding::percent_decode_str;
 use rustix::io::Errno;
 use std::fs::Metadata;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 /// Opens the place that a path names, as typed: a relative path stays relative. The store's root is the folder that the
@@ -123,6 +123,12 @@ impl Storage for LocalStore {
         self.path(key).display().to_string()
     }
 
+    fn canonical(&self, key: &Key) -> Result<String> {
+        let resolved = std::path::absolute(self.path(key)).and_then(|path| resolve(&path));
+        let failed = |source| Error::Io { object: self.display(key), action: "resolving", source };
+        Ok(resolved.map_err(failed)?.display().to_string())
+    }
+
     fn list(&self, prefix: &Key) -> Result<Vec<ObjectMeta>> {
         let mut objects = walk::walk(&self.path(prefix), prefix)?;
         objects.sort_unstable();
@@ -196,6 +202,28 @@ impl Storage for LocalStore {
             source,
         })
     }
+}
+
+/// The path with all links followed as far as it exists. What does not exist has no links, so `..` there is the folder
+/// above by name.
+fn resolve(path: &Path) -> io::Result<PathBuf> {
+    for existing in path.ancestors() {
+        let mut found = match existing.canonicalize() {
+            Ok(found) => found,
+            Err(error) if is_absent(&error) => continue,
+            Err(error) => return Err(error),
+        };
+        let rest: Vec<_> = path.strip_prefix(existing).unwrap_or(Path::new("")).components().collect();
+        for component in &rest {
+            match component {
+                Component::ParentDir => drop(found.pop()),
+                component => found.push(component),
+            }
+        }
+        // Such a step may lead back to what exists.
+        return if rest.contains(&Component::ParentDir) { resolve(&found) } else { Ok(found) };
+    }
+    Ok(path.to_owned())
 }
 
 /// Whether an error says that nothing is at a path: no such name, no such folder, or links in a circle.

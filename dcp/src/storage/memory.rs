@@ -37,6 +37,10 @@ impl Storage for MemoryStore {
         format!("memory://{key}")
     }
 
+    fn canonical(&self, key: &Key) -> Result<String> {
+        Ok(format!("memory://{:p}/{key}", Arc::as_ptr(&self.objects)))
+    }
+
     fn list(&self, prefix: &Key) -> Result<Vec<ObjectMeta>> {
         let objects = lock(&self.objects);
         let below = objects.iter().filter(|(key, _)| key.below(prefix).is_some());

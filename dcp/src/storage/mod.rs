@@ -38,6 +38,12 @@ pub trait Storage: Send + Sync + Debug {
     /// How a person names the object: a full path or URL.
     fn display(&self, key: &Key) -> String;
 
+    /// The one name of a place, whatever way leads to it: two stores give the same for the same place. Nothing needs to
+    /// exist there.
+    fn canonical(&self, key: &Key) -> Result<String> {
+        Ok(self.display(key))
+    }
+
     /// Every finished object below `prefix`, at any depth, sorted by key; empty when there is none. The empty key is
     /// the whole store.
     fn list(&self, prefix: &Key) -> Result<Vec<ObjectMeta>>;

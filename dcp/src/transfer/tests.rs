@@ -1,0 +1,307 @@
+use super::*;
+use crate::error::ErrorKind;
+use crate::format;
+use crate::storage::memory::MemoryStore;
+use crate::storage::{ObjectWriter, ReadAt, Storage, open_url};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+fn key(name: &str) -> Key {
+    Key::new(name).unwrap()
+}
+
+fn memory(store: &MemoryStore, name: &str) -> Place {
+    Place { store: Arc::new(store.clone()), key: key(name) }
+}
+
+fn local(path: &Path) -> Place {
+    open_url(path.to_str().unwrap()).unwrap()
+}
+
+fn options() -> TransferOptions {
+    TransferOptions { copy: CopyOptions { memory_bytes_max: 1 << 20, threads: 3 }, verify: false }
+}
+
+fn copy(source: &Place, destination: &Place) -> Result<TransferReport> {
+    plan(source, destination, options())?.run(&())
+}
+
+fn bytes(byte_len: usize, seed: u32) -> Vec<u8> {
+    (0..byte_len as u32).map(|at| (at.wrapping_add(seed).wrapping_mul(0x9e37_79b9) >> 24) as u8).collect()
+}
+
+/// A run of two checkpoints, a log and an empty object.
+fn put_run(place: &Place) -> Vec<(String, Vec<u8>)> {
+    let objects: Vec<_> = [
+        ("log/empty", 0),
+        ("step-1/__0_0.distcp", 3_000_001),
+        ("step-1/__1_0.distcp", 1),
+        ("step-1/.metadata", 1000),
+        ("step-2/abc/r00000-0000.safetensors", 700_000),
+        ("step-2/titan-0000.json", 300),
+    ]
+    .into_iter()
+    .zip(0..)
+    .map(|((name, byte_len), seed)| (name.to_owned(), bytes(byte_len, seed)))
+    .collect();
+    for (name, bytes) in &objects {
+        place.store.put(&place.key.join(name).unwrap(), bytes).unwrap();
+    }
+    objects
+}
+
+#[track_caller]
+fn assert_holds(place: &Place, objects: &[(String, Vec<u8>)]) {
+    for (name, bytes) in objects {
+        let found = place.store.get(&place.key.join(name).unwrap(), 1 << 30).unwrap();
+        assert!(found == *bytes, "{name}");
+    }
+    assert_eq!(place.store.list(&place.key).unwrap().len(), objects.len());
+}
+
+#[test]
+fn a_run_is_copied_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = MemoryStore::new();
+    let source = memory(&store, "run");
+    let objects = put_run(&source);
+    let total = objects.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+    for destination in [memory(&store, "copy"), local(&folder.path().join("copy"))] {
+        let report = copy(&source, &destination).unwrap();
+        let all = TransferReport { copied_objects: 6, copied_bytes: total, ..TransferReport::default() };
+        assert_eq!(report, all);
+        assert_holds(&destination, &objects);
+        let report = copy(&source, &destination).unwrap();
+        assert_eq!(report, TransferReport { present_objects: 6, present_bytes: total, ..Default::default() });
+    }
+    // The kernel copies between files, and what it copied is verified like anything else.
+    let again = local(&folder.path().join("again"));
+    let options = TransferOptions { verify: true, ..options() };
+    let report = plan(&local(&folder.path().join("copy")), &again, options).unwrap().run(&()).unwrap();
+    assert_eq!((report.copied_bytes, report.verified_bytes), (total, total));
+    assert_holds(&again, &objects);
+}
+
+#[test]
+fn a_single_object_is_copied_to_the_name_given() {
+    let store = MemoryStore::new();
+    store.put(&key("run/model.safetensors"), b"abc").unwrap();
+    let report = copy(&memory(&store, "run/model.safetensors"), &memory(&store, "other/name")).unwrap();
+    assert_eq!((report.copied_objects, report.copied_bytes), (1, 3));
+    assert_eq!(store.get(&key("other/name"), 3).unwrap(), b"abc");
+    let nothing = copy(&memory(&store, "run/mode"), &memory(&store, "x"));
+    assert!(matches!(nothing, Err(Error::NothingThere { .. })));
+}
+
+#[test]
+fn what_is_there_and_different_is_kept_and_named() {
+    let store = MemoryStore::new();
+    let source = memory(&store, "run");
+    put_run(&source);
+    for (name, contents, why) in [
+        ("step-1/__1_0.distcp", bytes(2, 9), "it has 2 bytes, the source has 1"),
+        ("step-2/titan-0000.json", bytes(300, 77), "its CRC-64/NVME is"),
+    ] {
+        let destination = memory(&store, &format!("copy-of-{}", contents.len()));
+        let there = destination.key.join(name).unwrap();
+        store.put(&there, &contents).unwrap();
+        let error = copy(&source, &destination).unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, Error::Differs { .. }) && error.kind() == ErrorKind::Usage, "{text}");
+        assert!(text.contains(why) && text.contains(there.as_str()) && text.contains(&format!("run/{name}")));
+        assert_eq!(store.get(&there, 1000).unwrap(), contents);
+    }
+    assert_eq!(
+        store.list(&key("copy-of-2")).unwrap().len(),
+        1,
+        "lengths are compared before anything is written"
+    );
+}
+
+#[test]
+fn a_folder_is_not_copied_into_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    put_run(&local(&run));
+    std::os::unix::fs::symlink("run", folder.path().join("link")).unwrap();
+    for inside in ["run", "run/step-1", "run/new/folder", "link/new", "other/../run/new"] {
+        let error = copy(&local(&run), &local(&folder.path().join(inside))).unwrap_err();
+        assert!(matches!(&error, Error::Usage(why) if why.contains("the source")), "{inside}: {error}");
+    }
+    std::fs::create_dir(folder.path().join("other")).unwrap();
+    let error = copy(&local(&run), &local(&folder.path().join("other/../run/new"))).unwrap_err();
+    assert!(matches!(error, Error::Usage(_)));
+    copy(&local(&run), &local(&folder.path().join("run-2"))).unwrap();
+    copy(&local(&run.join("step-1")), &local(&run.join("step-3"))).unwrap();
+    // Two stores in memory have the same names and nothing in common.
+    let (one, other) = (MemoryStore::new(), MemoryStore::new());
+    put_run(&memory(&one, "run"));
+    copy(&memory(&one, "run"), &memory(&other, "run")).unwrap();
+}
+
+#[test]
+fn a_disk_too_small_is_known_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let sparse = folder.path().join("huge");
+    std::fs::File::create(&sparse).unwrap().set_len(1 << 42).unwrap();
+    let error = plan(&local(&sparse), &local(&folder.path().join("copy")), options()).unwrap_err();
+    assert!(matches!(error, Error::NoSpace { needed, .. } if needed == 1 << 42), "{error}");
+    let error = plan(
+        &local(&sparse),
+        &memory(&MemoryStore::new(), "x"),
+        TransferOptions { copy: CopyOptions { memory_bytes_max: 1000, threads: 1 }, verify: false },
+    );
+    assert!(matches!(error, Err(Error::BudgetTooSmall { .. })));
+}
+
+#[test]
+fn what_a_killed_transfer_left_of_these_objects_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, destination) = (local(&folder.path().join("run")), local(&folder.path().join("copy")));
+    put_run(&source);
+    std::fs::create_dir_all(folder.path().join("copy/step-1")).unwrap();
+    let left = |name: &str| folder.path().join(format!("copy/step-1/.{name}.{}.titan-tmp", "0".repeat(32)));
+    std::fs::write(left("__0_0.distcp"), b"part").unwrap();
+    std::fs::write(left("foreign"), b"part").unwrap();
+    copy(&source, &destination).unwrap();
+    assert!(!left("__0_0.distcp").exists() && left("foreign").exists());
+}
+
+/// A store that fails from some write on, or hands out other bytes than it was given.
+#[derive(Debug)]
+struct Faulty {
+    store: MemoryStore,
+    writes_left: Arc<AtomicI64>,
+    flips: bool,
+}
+
+#[derive(Debug)]
+struct FaultyWriter {
+    writer: Box<dyn ObjectWriter>,
+    writes_left: Arc<AtomicI64>,
+}
+
+impl FaultyWriter {
+    fn spend(&self) -> Result<()> {
+        match self.writes_left.fetch_sub(1, Ordering::Relaxed) {
+            ..=0 => {
+                let source = std::io::ErrorKind::ConnectionReset.into();
+                Err(Error::Io { object: "the store".to_owned(), action: "writing", source })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl ObjectWriter for FaultyWriter {
+    fn write_at(&self, byte_offset: u64, bytes: &[u8]) -> Result<()> {
+        self.spend()?;
+        self.writer.write_at(byte_offset, bytes)
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        self.spend()?;
+        self.writer.finish()
+    }
+}
+
+impl Storage for Faulty {
+    fn display(&self, key: &Key) -> String {
+        format!("faulty://{key}")
+    }
+
+    fn list(&self, prefix: &Key) -> Result<Vec<ObjectMeta>> {
+        self.store.list(prefix)
+    }
+
+    fn list_prefixes(&self, prefix: &Key) -> Result<Vec<Key>> {
+        self.store.list_prefixes(prefix)
+    }
+
+    fn head(&self, key: &Key) -> Result<Option<u64>> {
+        self.store.head(key)
+    }
+
+    fn open(&self, key: &Key) -> Result<Arc<dyn ReadAt>> {
+        let mut bytes = self.store.get(key, u64::MAX)?;
+        if let Some(last) = bytes.last_mut().filter(|_| self.flips) {
+            *last ^= 1;
+        }
+        Ok(Arc::new(crate::storage::memory::MemoryObject::new(self.display(key), bytes)))
+    }
+
+    fn create(&self, key: &Key, byte_len: Option<u64>) -> Result<Box<dyn ObjectWriter>> {
+        let (writer, writes_left) = (self.store.create(key, byte_len)?, self.writes_left.clone());
+        Ok(Box::new(FaultyWriter { writer, writes_left }))
+    }
+
+    fn unfinished(&self, prefix: &Key) -> Result<Vec<Unfinished>> {
+        self.store.unfinished(prefix)
+    }
+
+    fn discard(&self, unfinished: &Unfinished) -> Result<()> {
+        self.store.discard(unfinished)
+    }
+
+    fn remove(&self, key: &Key) -> Result<bool> {
+        self.store.remove(key)
+    }
+
+    fn free_bytes(&self) -> Result<Option<u64>> {
+        self.store.free_bytes()
+    }
+}
+
+fn faulty(store: &MemoryStore, writes: i64, flips: bool) -> Place {
+    let writes_left = Arc::new(AtomicI64::new(writes));
+    Place { store: Arc::new(Faulty { store: store.clone(), writes_left, flips }), key: key("copy") }
+}
+
+/// After any number of writes: what commits a checkpoint is there only with everything it commits, and copying again
+/// sends nothing twice.
+#[test]
+fn an_interrupted_copy_is_no_checkpoint_and_goes_on() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/torch-2.11");
+    let store = MemoryStore::new();
+    let run = memory(&store, "run");
+    for (name, step) in [("ws2_fsdp_uneven", "run/step-1"), ("llama_ws2_fsdp", "run/step-2")] {
+        copy(&local(&fixtures.join(name).join("ckpt")), &memory(&store, step)).unwrap();
+    }
+    let objects = store.list(&run.key).unwrap();
+    let total: u64 = objects.iter().map(|object| object.byte_len).sum();
+    for writes in 0.. {
+        let target = MemoryStore::new();
+        let result = copy(&run, &faulty(&target, writes, false));
+        for step in ["copy/step-1", "copy/step-2"] {
+            let place = memory(&target, step);
+            if target.head(&place.key.join(".metadata").unwrap()).unwrap().is_some() {
+                let source = store.list(&key(&step.replace("copy", "run"))).unwrap();
+                assert_eq!(target.list(&place.key).unwrap().len(), source.len(), "{writes}: {step}");
+                format::open(&place).unwrap();
+            } else {
+                assert!(format::open(&place).is_err(), "{writes}: {step}");
+            }
+        }
+        if result.is_ok() {
+            assert!(writes > objects.len() as i64);
+            break;
+        }
+        let there: u64 = target.list(&key("copy")).unwrap().iter().map(|object| object.byte_len).sum();
+        let report = copy(&run, &memory(&target, "copy")).unwrap();
+        assert_eq!((report.present_bytes, report.copied_bytes), (there, total - there));
+    }
+}
+
+#[test]
+fn a_copy_that_reads_back_as_something_else_is_damaged() {
+    let store = MemoryStore::new();
+    let source = memory(&store, "run");
+    put_run(&source);
+    let target = MemoryStore::new();
+    copy(&source, &faulty(&target, i64::MAX, true)).unwrap();
+    let options = TransferOptions { verify: true, ..options() };
+    let transfer = plan(&source, &faulty(&MemoryStore::new(), i64::MAX, true), options).unwrap();
+    let error = transfer.run(&()).unwrap_err();
+    assert!(matches!(error, Error::Damaged { .. }), "{error}");
+}
