@@ -177,6 +177,7 @@ impl Conversion<'_> {
             reader: self.reader,
             sources: &self.sources,
             target: &self.target,
+            objects: 0..self.draft.objects().len(),
             draft: &*self.draft,
             place: &self.place,
             options: self.options,

@@ -129,6 +129,40 @@ pub enum Error {
     )]
     StoreFull { room_bytes: u64 },
 
+    #[error("{root}: saved already, and the format has no place for a second save; save to another folder")]
+    AlreadySaved { root: String },
+
+    /// Another writer's checkpoint is there in place of ours.
+    #[error(
+        "{slot}: another writer committed this step first; its checkpoint stands. Are two jobs saving to one folder?"
+    )]
+    LostRace { slot: String },
+
+    #[error(
+        "{slot}: this save was given up for dead and fenced off by `prune` before it finished; save again, and prune with a longer --older-than"
+    )]
+    Fenced { slot: String },
+
+    #[error("{root}: not committed, {object} {found}; expected {expected}. The step before it stands")]
+    Incomplete { root: String, object: String, found: String, expected: String },
+
+    /// The store answered neither to the commit nor to the question what became of it.
+    #[error(
+        "{slot}: the store does not say whether it was written ({last}); `titan-ckpt ls` will tell once it answers"
+    )]
+    Unknown { slot: String, last: String },
+
+    #[error("rank {rank} failed, so nothing was committed: {message}")]
+    RankFailed { rank: u32, message: String },
+
+    #[error(
+        "`{fqn}` changed between its snapshot and {when}; was it trained on before `wait_staged` returned?"
+    )]
+    Torn { fqn: String, when: &'static str },
+
+    #[error("{root}: no complete checkpoint{tried}")]
+    NoneComplete { root: String, tried: String },
+
     #[error("{0}")]
     Usage(String),
 
@@ -175,6 +209,8 @@ impl Error {
             | Error::BudgetTooSmall { .. }
             | Error::RanksDisagree { .. }
             | Error::NotAPeer { .. }
+            | Error::AlreadySaved { .. }
+            | Error::NoneComplete { .. }
             | Error::Usage(_)
             | Error::Layout(_) => ErrorKind::Usage,
             Error::NotFound { .. }
@@ -186,11 +222,17 @@ impl Error {
             | Error::OverLimit { .. }
             | Error::BadTensor { .. }
             | Error::Unsound { .. }
+            | Error::Torn { .. }
             | Error::Damaged { .. } => ErrorKind::Data,
             Error::Io { .. }
             | Error::NoAccess { .. }
             | Error::NoMemory { .. }
             | Error::NoSpace { .. }
+            | Error::LostRace { .. }
+            | Error::Fenced { .. }
+            | Error::Incomplete { .. }
+            | Error::Unknown { .. }
+            | Error::RankFailed { .. }
             | Error::RanksMissing { .. }
             | Error::StoreFull { .. }
             | Error::Interrupted => ErrorKind::Io,

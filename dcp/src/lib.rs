@@ -8,6 +8,7 @@
 //! * a [`Storage`](storage::Storage) keeps immutable objects under keys;
 //! * the engine in [`copy`] moves regions between any two of them, in bounded memory.
 
+pub mod commit;
 pub mod convert;
 pub mod coordinate;
 pub mod copy;

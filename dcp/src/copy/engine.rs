@@ -7,7 +7,7 @@ use super::read_box::OpenChunk;
 use super::sink::ObjectSink;
 use super::tensor_reader::TensorReader;
 use crate::error::{Error, Result};
-use crate::format::ObjectSums;
+use crate::format::{ObjectDraft, ObjectSums};
 use crate::layout::{Region, Strips, copy_box, row_major};
 use crate::model::{can_cast, cast};
 use crate::storage::AlignedBuf;
@@ -21,7 +21,7 @@ const FRAME_BYTES_MAX: u64 = 4 << 20;
 /// A kernel-side copy is worth its system call from here on.
 const KERNEL_COPY_BYTES_MIN: u64 = 1 << 20;
 
-/// Writes every data object of the draft and returns what was measured, per object. Objects are made visible when all
+/// Writes the data objects that the job names and returns what was measured, per object. Objects are made visible when all
 /// data is written, so that an error before that leaves nothing behind. The caller commits.
 ///
 /// Errors: [`Error::BudgetTooSmall`]; [`Error::BadTensor`] for shapes or types that do not match, or data that the
@@ -37,18 +37,18 @@ pub(super) fn run_in_strips(
     strip_bytes: u64,
     threads: usize,
 ) -> Result<(Vec<ObjectSums>, CopyStats)> {
-    let sinks = (0..job.draft.objects().len())
+    let sinks = job
+        .objects
+        .clone()
         .map(|index| ObjectSink::new(job.draft, index, &*job.place.store, &job.place.key))
         .collect::<Result<Vec<_>>>()?;
+    let pieces = pieces_by_tensor(&job.draft.objects()[job.objects.clone()], job.target);
     let shared = Shared {
-        job,
+        all: job.objects.len() == job.draft.objects().len(),
         strip_bytes: if job.draft.compressed() { strip_bytes.min(FRAME_BYTES_MAX) } else { strip_bytes },
         sinks: &sinks,
-        queue: Mutex::new(Pending {
-            next_tensor: 0,
-            strips: None,
-            pieces: pieces_by_tensor(job.draft, job.target),
-        }),
+        queue: Mutex::new(Pending { next_tensor: 0, strips: None, pieces }),
+        job,
         failed: AtomicBool::new(false),
         read_bytes: AtomicU64::new(0),
         written_bytes: AtomicU64::new(0),
@@ -93,12 +93,14 @@ fn done(tensor: Arc<TensorJob>) -> Result<()> {
 /// The tensors still to be copied, cut in strips one tensor at a time.
 struct Pending<'a> {
     next_tensor: usize,
-    strips: Option<(Arc<TensorJob<'a>>, Strips)>,
+    strips: Option<(Arc<TensorJob<'a>>, Vec<Strips>)>,
     pieces: Vec<Vec<Piece>>,
 }
 
 struct Shared<'a> {
     job: Job<'a>,
+    /// Whether all of the draft's objects are written.
+    all: bool,
     strip_bytes: u64,
     sinks: &'a [ObjectSink<'a>],
     queue: Mutex<Pending<'a>>,
@@ -140,10 +142,13 @@ impl<'a> Shared<'a> {
     fn next(&self) -> Result<Option<(Arc<TensorJob<'a>>, Region)>> {
         let mut queue = lock(&self.queue);
         loop {
-            if let Some((tensor, strips)) = &mut queue.strips
-                && let Some(strip) = strips.next()
+            while let Some((tensor, boxes)) = &mut queue.strips
+                && let Some(strips) = boxes.last_mut()
             {
-                return Ok(Some((tensor.clone(), strip)));
+                match strips.next() {
+                    Some(strip) => return Ok(Some((tensor.clone(), strip))),
+                    None => boxes.pop(),
+                };
             }
             if let Some((tensor, _)) = queue.strips.take() {
                 done(tensor)?;
@@ -154,14 +159,29 @@ impl<'a> Shared<'a> {
             }
             queue.next_tensor += 1;
             let pieces = std::mem::take(&mut queue.pieces[index]);
+            if !self.all && pieces.is_empty() {
+                continue;
+            }
             let tensor = self.start(index, pieces)?;
-            let blocks = tensor.source.blocks();
-            let strips = Region::whole(blocks.shape()).strips(self.strip_bytes / blocks.block_bytes() as u64);
-            queue.strips = Some((Arc::new(tensor), strips));
+            queue.strips = Some((tensor.clone(), self.boxes(&tensor)));
         }
     }
 
-    fn start(&self, index: usize, pieces: Vec<Piece>) -> Result<TensorJob<'a>> {
+    /// What of a tensor is copied: all of it, box after box where only some are written.
+    fn boxes(&self, tensor: &TensorJob) -> Vec<Strips> {
+        let blocks = tensor.source.blocks();
+        let strip_elements = self.strip_bytes / blocks.block_bytes() as u64;
+        match self.all {
+            true => vec![Region::whole(blocks.shape()).strips(strip_elements)],
+            false => tensor.pieces.iter().rev().map(|(_, region)| region.strips(strip_elements)).collect(),
+        }
+    }
+
+    fn objects(&self) -> &[ObjectDraft] {
+        &self.job.draft.objects()[self.job.objects.clone()]
+    }
+
+    fn start(&self, index: usize, pieces: Vec<Piece>) -> Result<Arc<TensorJob<'a>>> {
         let target = &self.job.target.tensors[index];
         let source = TensorReader::new(self.job.reader, self.job.sources[index].as_str())?;
         let (from, to) = (source.spec(), &target.spec);
@@ -176,13 +196,13 @@ impl<'a> Shared<'a> {
         let pieces = pieces
             .into_iter()
             .map(|piece| {
-                let object = &self.job.draft.objects()[piece.object as usize];
+                let object = &self.objects()[piece.object as usize];
                 let region = target_blocks
                     .region(target.fqn.as_str(), &object.placed[piece.placed as usize].region)?;
                 Ok((piece, region))
             })
             .collect::<Result<_>>()?;
-        Ok(TensorJob { source, target_blocks, pieces })
+        Ok(Arc::new(TensorJob { source, target_blocks, pieces }))
     }
 
     fn copy_strip(&self, tensor: Arc<TensorJob<'a>>, strip: &Region, buffers: &mut Buffers) -> Result<()> {
@@ -202,6 +222,14 @@ impl<'a> Shared<'a> {
         {
             return Ok(());
         }
+        if let ([part], [(chunk, common)]) = (&parts[..], &chunks[..])
+            && part.common == *common
+            && let Some(bytes) = chunk.in_memory(common)
+        {
+            self.read_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            self.write_parts(&tensor, &parts, &[bytes], &mut buffers.converted)?;
+            return done(tensor);
+        }
         let from_bytes = tensor.source.blocks().block_bytes();
         let ranges = buffers
             .staging
@@ -209,7 +237,8 @@ impl<'a> Shared<'a> {
         for (chunk, common) in &chunks {
             self.scatter(chunk, common, &parts, &ranges, from_bytes, buffers)?;
         }
-        self.write_parts(&tensor, &parts, &ranges, buffers)?;
+        let bytes: Vec<&[u8]> = ranges.iter().map(|range| buffers.staging.bytes(range)).collect();
+        self.write_parts(&tensor, &parts, &bytes, &mut buffers.converted)?;
         done(tensor)
     }
 
@@ -283,23 +312,22 @@ impl<'a> Shared<'a> {
         &self,
         tensor: &TensorJob,
         parts: &[Part],
-        ranges: &[Range<usize>],
-        buffers: &mut Buffers,
+        staged: &[&[u8]],
+        buffer: &mut AlignedBuf,
     ) -> Result<()> {
         let (from, to) = (tensor.source.spec().dtype, tensor.target_blocks.dtype());
         let to_bytes = tensor.target_blocks.block_bytes();
         let converted = if from == to {
             Vec::new()
         } else {
-            buffers
-                .converted
+            buffer
                 .lay_out(parts.iter().map(|part| (part.target_offset(to_bytes), part.byte_len(to_bytes))))?
         };
-        for (index, part) in parts.iter().enumerate() {
-            let mut bytes = buffers.staging.bytes(&ranges[index]);
+        for (index, (part, &staged)) in parts.iter().zip(staged).enumerate() {
+            let mut bytes = staged;
             if from != to {
-                cast(from, bytes, to, buffers.converted.bytes_mut(&converted[index]));
-                bytes = buffers.converted.bytes(&converted[index]);
+                cast(from, bytes, to, buffer.bytes_mut(&converted[index]));
+                bytes = buffer.bytes(&converted[index]);
             }
             let region_offset = part.first * to_bytes as u64;
             let written = self.sinks[part.object as usize].write(part.placed, region_offset, to, bytes)?;

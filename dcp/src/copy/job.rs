@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::format::{Draft, Reader, Target};
 use crate::model::Fqn;
 use crate::storage::Place;
+use std::ops::Range;
 
 /// Largest strip: large enough for full disk speed, small enough for many in memory.
 const STRIP_BYTES_MAX: u64 = 16 << 20;
@@ -62,7 +63,7 @@ pub struct CopyStats {
 }
 
 /// One copy: where from, what to, laid out how.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Job<'a> {
     /// The source.
     pub reader: &'a dyn Reader,
@@ -72,6 +73,8 @@ pub struct Job<'a> {
     pub target: &'a Target,
     /// Where in which object it goes.
     pub draft: &'a dyn Draft,
+    /// Which of the draft's objects to write: all, or those of one writer.
+    pub objects: Range<usize>,
     /// The destination.
     pub place: &'a Place,
     /// Limits.

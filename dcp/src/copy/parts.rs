@@ -1,20 +1,21 @@
 //! Which part of a strip goes where.
 
-use crate::format::{Draft, Target};
+use crate::format::{ObjectDraft, Target};
 use crate::layout::{Region, row_major};
 
 /// Where one region of a tensor goes.
 #[derive(Debug)]
 pub(super) struct Piece {
+    /// Among the objects that are written.
     pub(super) object: u32,
     pub(super) placed: u32,
     byte_offset: u64,
 }
 
-/// Every region of the draft, by its tensor.
-pub(super) fn pieces_by_tensor(draft: &dyn Draft, target: &Target) -> Vec<Vec<Piece>> {
+/// Every region of the objects, by its tensor.
+pub(super) fn pieces_by_tensor(objects: &[ObjectDraft], target: &Target) -> Vec<Vec<Piece>> {
     let mut pieces: Vec<Vec<Piece>> = target.tensors.iter().map(|_| Vec::new()).collect();
-    for (object, plan) in draft.objects().iter().enumerate() {
+    for (object, plan) in objects.iter().enumerate() {
         for (placed, region) in plan.placed.iter().enumerate() {
             let piece =
                 Piece { object: object as u32, placed: placed as u32, byte_offset: region.byte_offset };

@@ -71,6 +71,19 @@ impl OpenChunk {
         (runs.outer.is_empty() && self.elements.strides.is_none()).then_some((file, runs.byte_offset))
     }
 
+    /// The bytes of `wanted`, where they are in this process's memory as one contiguous run.
+    pub(crate) fn in_memory(&self, wanted: &Region) -> Option<&[u8]> {
+        let memory = self.elements.source.memory()?;
+        let runs = Runs::new(self, wanted);
+        if !runs.outer.is_empty() || self.elements.strides.is_some() || wanted.is_empty() {
+            return None;
+        }
+        let from = runs.byte_offset as usize;
+        let bytes = memory.get(from..from + runs.run_bytes as usize)?;
+        self.sum(runs.byte_offset, bytes);
+        Some(bytes)
+    }
+
     /// Reads `wanted` (in the tensor's coordinates, in blocks) into `target`, whose first byte is the box's first
     /// element; `target_strides` are in blocks. `scratch` is used as far as `scratch_bytes_max`. Returns the bytes
     /// fetched.
@@ -169,12 +182,17 @@ impl OpenChunk {
 
     fn fetch(&self, byte_offset: u64, target: &mut [u8]) -> Result<()> {
         self.elements.source.read_at(byte_offset, target)?;
+        self.sum(byte_offset, target);
+        Ok(())
+    }
+
+    /// Takes the checksum of bytes that were read, where there is one to compare with.
+    fn sum(&self, byte_offset: u64, bytes: &[u8]) {
         if let Some(seen) = &self.seen {
-            let crc = crc_fast::checksum(Crc32IsoHdlc, target) as u32;
-            let part = (byte_offset - self.elements.byte_offset, target.len() as u64, crc);
+            let crc = crc_fast::checksum(Crc32IsoHdlc, bytes) as u32;
+            let part = (byte_offset - self.elements.byte_offset, bytes.len() as u64, crc);
             seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(part);
         }
-        Ok(())
     }
 
     /// Once every byte of the chunk has been read exactly once, compares their CRC-32 with the recorded one. Returns

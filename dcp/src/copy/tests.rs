@@ -8,7 +8,7 @@ use crate::format::{Pieces, TargetTensor};
 use crate::layout::{Region, copy_box, row_major};
 use crate::model::{Catalog, Chunk, ChunkTable, DType, Fqn, ObjectInfo, Tensor, TensorSpec, Value};
 use crate::storage::memory::MemoryStore;
-use crate::storage::{Key, Place, Storage};
+use crate::storage::{Key, Place};
 use crc_fast::CrcAlgorithm::{Crc32IsoHdlc, Crc64Nvme};
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -87,8 +87,8 @@ impl Draft for OnePerRegion {
         self.checksums
     }
 
-    fn commit(&self, _: &dyn Storage, _: &Key, _: &[ObjectSums]) -> Result<()> {
-        Ok(())
+    fn seal(&self, _: &[Option<Vec<u8>>]) -> Result<Vec<(Key, Vec<u8>)>> {
+        Ok(Vec::new())
     }
 }
 
@@ -163,6 +163,7 @@ fn copy(
         .enumerate()
         .map(|(index, region)| ObjectDraft {
             key: Key::new(format!("out-{index}")).unwrap(),
+            writer: index as u32,
             byte_len: LEAD + spec.dtype.bytes(region.elements()).unwrap(),
             fixed: Vec::new(),
             placed: vec![PlacedRegion { tensor: 0, region: region.clone(), byte_offset: LEAD }],
@@ -174,6 +175,7 @@ fn copy(
         reader: source,
         sources: &["w".into()],
         target: &Target { tensors: vec![tensor], ..Target::default() },
+        objects: 0..draft.objects().len(),
         draft: &draft,
         place: &place,
         options: CopyOptions::default(),
@@ -277,6 +279,7 @@ fn a_source_whose_checksum_does_not_hold_is_not_copied() {
     let spec = source.catalog.tensors["w"].spec.clone();
     let object = ObjectDraft {
         key: Key::new("out").unwrap(),
+        writer: 0,
         byte_len: 256,
         fixed: Vec::new(),
         placed: vec![PlacedRegion { tensor: 0, region: Region::whole(&[8, 8]), byte_offset: 0 }],
@@ -288,6 +291,7 @@ fn a_source_whose_checksum_does_not_hold_is_not_copied() {
         reader: &source,
         sources: &["w".into()],
         target: &Target { tensors: vec![tensor], ..Target::default() },
+        objects: 0..draft.objects().len(),
         draft: &draft,
         place: &place,
         options: CopyOptions::default(),

@@ -15,7 +15,9 @@ use crate::error::{Error, Result};
 use crate::layout::{Layout, Mesh, Placement, Region};
 use crate::model::{Catalog, Chunk, DType, Fqn, Path, Tensor, TensorSpec, Value};
 use crate::storage::{Key, ObjectMeta, Place, ReadAt, Storage};
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use std::fmt::Debug;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Every format, most specific probe first. To add one: a file here, a line here.
@@ -87,6 +89,15 @@ impl Candidate {
     }
 }
 
+/// What a commit slot holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Slot {
+    /// A checkpoint.
+    Commit,
+    /// Nothing, for good: whoever wanted to commit here cannot any more.
+    Abandoned,
+}
+
 /// One on-disk format.
 pub trait Format: Send + Sync + Debug {
     /// The name typed after `--to` and shown by `inspect`. Never changes once released.
@@ -94,6 +105,32 @@ pub trait Format: Send + Sync + Debug {
 
     /// Whether the candidate looks like this format: from its listing and head alone, with at most one small read.
     fn probe(&self, candidate: &Candidate) -> bool;
+
+    /// The name, directly in the folder, whose creation commits that try at a checkpoint: the first is generation 0.
+    /// `None` where the format has no place for it: a single file, or a second try.
+    fn slot_name(&self, generation: u32) -> Option<String> {
+        let _ = generation;
+        None
+    }
+
+    /// The generation of a name that [`slot_name`](Format::slot_name) gives.
+    fn slot_generation(&self, name: &str) -> Option<u32> {
+        let _ = name;
+        None
+    }
+
+    /// What the object in a slot says. `object` names it in errors.
+    fn read_slot(&self, object: &str, bytes: &[u8]) -> Result<Slot> {
+        let _ = (object, bytes);
+        Ok(Slot::Commit)
+    }
+
+    /// What fills a slot so that no attempt can commit with it; `None` where the format's readers would take it for a
+    /// checkpoint.
+    fn abandoned(&self, generation: u32) -> Option<Vec<u8>> {
+        let _ = generation;
+        None
+    }
 
     /// Reads everything but tensor data. Damage that leaves a catalog readable becomes a finding, not an error.
     fn open(&self, candidate: &Candidate) -> Result<Arc<dyn Reader>>;
@@ -246,6 +283,22 @@ pub struct TargetValue {
     pub writer: u32,
 }
 
+/// One try at saving a step.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Attempt {
+    /// 32 hex digits, unique to the try: its objects are below a folder of this name.
+    pub id: String,
+    /// The slot that it commits with.
+    pub generation: u32,
+}
+
+impl Attempt {
+    /// A new one for this slot.
+    pub fn new(generation: u32) -> Self {
+        Attempt { id: uuid::Uuid::new_v4().simple().to_string(), generation }
+    }
+}
+
 /// Choices of a writer.
 #[derive(Clone, Debug)]
 pub struct WriteOptions {
@@ -255,6 +308,8 @@ pub struct WriteOptions {
     pub compress: bool,
     /// Name of the single file, where the destination is one (its stem names the archive in `torch.save` files).
     pub file_name: Option<String>,
+    /// The try at saving a step that it belongs to; `None` makes one of its own.
+    pub attempt: Option<Attempt>,
     /// The sharded safetensors layout of PyTorch's HuggingFaceStorageWriter: one file per writer, boxes in the header.
     pub sharded: bool,
 }
@@ -265,6 +320,7 @@ impl Default for WriteOptions {
             shard_bytes_max: Some(5_000_000_000),
             compress: false,
             file_name: None,
+            attempt: None,
             sharded: false,
         }
     }
@@ -309,6 +365,8 @@ pub enum ChecksumKind {
 pub struct ObjectDraft {
     /// Its key below the destination.
     pub key: Key,
+    /// Who writes it.
+    pub writer: u32,
     /// Its exact length; for a compressed object, the length of the fixed part only.
     pub byte_len: u64,
     /// Bytes known before any tensor is read.
@@ -373,9 +431,66 @@ pub trait Draft: Send + Sync + Debug {
         Vec::new()
     }
 
-    /// Writes what makes the checkpoint exist: metadata, index, manifest. Called once, after every data object is
-    /// finished; `sums` follows [`Draft::objects`].
-    fn commit(&self, store: &dyn Storage, root: &Key, sums: &[ObjectSums]) -> Result<()>;
+    /// What a writer leaves beside its objects once they are finished: a key below the destination, and bytes. `None`
+    /// where the format keeps none, or the writer has no objects. `sums` follows that writer's objects.
+    ///
+    /// Errors: [`Error::Malformed`] where what was measured is not what was laid out.
+    fn record(&self, writer: u32, sums: &[ObjectSums]) -> Result<Option<(Key, Vec<u8>)>> {
+        let _ = (writer, sums);
+        Ok(None)
+    }
+
+    /// The key of the record of a writer that leaves one.
+    fn record_key(&self, writer: u32) -> Result<Option<Key>> {
+        let _ = writer;
+        Ok(None)
+    }
+
+    /// What makes the checkpoint exist, a key below the destination and bytes each: metadata, index, manifest. To be
+    /// created in this order once all objects and records are finished; the presence of the last is the commit.
+    /// `records` has what [`record`](Draft::record) gave each writer, in order of writers.
+    fn seal(&self, records: &[Option<Vec<u8>>]) -> Result<Vec<(Key, Vec<u8>)>>;
+
+    /// How many writers there are, those without objects included.
+    fn writers(&self) -> u32 {
+        self.objects().last().map_or(0, |object| object.writer + 1)
+    }
+
+    /// Which of [`Draft::objects`] a writer has.
+    fn objects_of(&self, writer: u32) -> Range<usize> {
+        let objects = self.objects();
+        let first = |writer| objects.partition_point(|object| object.writer < writer);
+        first(writer)..first(writer + 1)
+    }
+
+    /// Completes a checkpoint whose data objects one process has all finished: puts every record, several at once since
+    /// most of the time goes into waiting for the store, then what makes it exist. `sums` follows [`Draft::objects`].
+    fn commit(&self, store: &dyn Storage, root: &Key, sums: &[ObjectSums]) -> Result<()> {
+        let records = (0..self.writers()).into_par_iter().map(|writer| {
+            let record = self.record(writer, sums.get(self.objects_of(writer)).unwrap_or_default())?;
+            record
+                .map(|(key, bytes)| store.put(&root.join(key.as_str())?, &bytes).map(|()| bytes))
+                .transpose()
+        });
+        let records = records.collect::<Result<Vec<_>>>()?;
+        for (key, bytes) in self.seal(&records)? {
+            put_once(store, &root.join(key.as_str())?, &bytes)?;
+        }
+        Ok(())
+    }
+}
+
+/// Puts an object that nobody else has a right to. The answer alone is not to be trusted: a reply that was lost, or a
+/// second try within the store, can make an error of what was done. So after an error the key is read back, and our own
+/// bytes mean success.
+fn put_once(store: &dyn Storage, key: &Key, bytes: &[u8]) -> Result<()> {
+    match store.put(key, bytes) {
+        Ok(()) => Ok(()),
+        Err(error) => match store.get(key, bytes.len() as u64) {
+            Ok(found) if found == bytes => Ok(()),
+            _ => Err(error),
+        },
+    }
 }
 
 /// Opens a checkpoint of any format.

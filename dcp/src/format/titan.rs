@@ -42,7 +42,7 @@ mod tests;
 mod value;
 mod verify;
 
-use super::{Candidate, Draft, Format, Reader, Target, WriteOptions};
+use super::{Candidate, Draft, Format, Reader, Slot, Target, WriteOptions};
 use crate::error::Result;
 use std::sync::Arc;
 
@@ -68,6 +68,22 @@ impl Format for Titan {
 
     fn is_committed_by(&self, name: &str) -> bool {
         names::generation(name).is_some()
+    }
+
+    fn slot_name(&self, generation: u32) -> Option<String> {
+        (generation <= names::GENERATION_MAX).then(|| names::manifest(generation))
+    }
+
+    fn slot_generation(&self, name: &str) -> Option<u32> {
+        names::generation(name)
+    }
+
+    fn read_slot(&self, object: &str, bytes: &[u8]) -> Result<Slot> {
+        manifest::kind(object, bytes)
+    }
+
+    fn abandoned(&self, generation: u32) -> Option<Vec<u8>> {
+        Some(manifest::abandoned(generation))
     }
 
     fn open(&self, candidate: &Candidate) -> Result<Arc<dyn Reader>> {

@@ -49,6 +49,14 @@ impl Format for TorchDcp {
         name == names::METADATA || names::metadata_rank(name).is_some()
     }
 
+    fn slot_name(&self, generation: u32) -> Option<String> {
+        (generation == 0).then(|| names::METADATA.to_owned())
+    }
+
+    fn slot_generation(&self, name: &str) -> Option<u32> {
+        (name == names::METADATA).then_some(0)
+    }
+
     fn open(&self, candidate: &Candidate) -> Result<Arc<dyn Reader>> {
         open::open(candidate)
     }

@@ -17,7 +17,7 @@ mod writer;
 
 pub use faults::{Call, Fault, Faults, Hit, Injected, Operation, injected};
 
-use super::{Key, ObjectMeta, ObjectWriter, ReadAt, Storage};
+use super::{Key, ObjectMeta, ObjectWriter, ReadAt, Storage, Unfinished};
 use crate::error::Result;
 use faults::{Course, Process};
 use std::fs::File;
@@ -97,6 +97,19 @@ impl Storage for FaultyStore {
                 self.inner.remove(key)?;
             }
             self.inner.remove(key)
+        })
+    }
+
+    fn unfinished(&self, prefix: &Key) -> Result<Vec<Unfinished>> {
+        self.perform(Operation::Unfinished, prefix, |_| self.inner.unfinished(prefix))
+    }
+
+    fn discard(&self, unfinished: &Unfinished) -> Result<()> {
+        self.perform(Operation::Discard, &unfinished.key, |course| {
+            if course == Course::Twice {
+                self.inner.discard(unfinished)?;
+            }
+            self.inner.discard(unfinished)
         })
     }
 

@@ -131,6 +131,11 @@ pub trait ReadAt: Send + Sync + Debug {
         None
     }
 
+    /// All of its bytes, where they are in this process's memory and stay as they are.
+    fn memory(&self) -> Option<&[u8]> {
+        None
+    }
+
     /// The smallest number of bytes one read costs: 1 where any range is as cheap as its length, the block size where
     /// a reader must fetch whole blocks to check them.
     fn granularity(&self) -> u64 {

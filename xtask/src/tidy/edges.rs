@@ -17,6 +17,7 @@ static DCP: &[Edges] = &[
     Edges { module: "storage", may_use: &["error", "threads"] },
     Edges { module: "coordinate", may_use: &["error", "threads"] },
     Edges { module: "format", may_use: &["error", "layout", "model", "storage"] },
+    Edges { module: "commit", may_use: &["error", "format", "storage"] },
     Edges { module: "plan", may_use: &["error", "layout", "model"] },
     Edges { module: "threads", may_use: &["error"] },
 ];

@@ -8,11 +8,9 @@ use super::names::{self, INDEX_NAME, SINGLE_NAME};
 use super::shards;
 use super::split::split;
 use crate::error::{Error, Result};
-use crate::format::{
-    Draft, ObjectDraft, ObjectSums, Patch, PlacedRegion, Target, TargetTensor, WriteOptions,
-};
+use crate::format::{Draft, ObjectDraft, Patch, PlacedRegion, Target, TargetTensor, WriteOptions};
 use crate::layout::Region;
-use crate::storage::{Key, Storage};
+use crate::storage::Key;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 
@@ -29,12 +27,10 @@ impl Draft for SafetensorsDraft {
         &self.objects
     }
 
-    /// Puts the index, where there is one, so that it never names a file that is not there.
-    fn commit(&self, store: &dyn Storage, root: &Key, _sums: &[ObjectSums]) -> Result<()> {
-        match &self.index {
-            Some(text) => store.put(&root.join(INDEX_NAME)?, text.as_bytes()),
-            None => Ok(()),
-        }
+    /// The index, where there is one, so that it never names a file that is not there.
+    fn seal(&self, _records: &[Option<Vec<u8>>]) -> Result<Vec<(Key, Vec<u8>)>> {
+        let index = self.index.iter().map(|text| Ok((Key::new(INDEX_NAME)?, text.clone().into_bytes())));
+        index.collect()
     }
 }
 
@@ -117,7 +113,7 @@ fn draft_whole(target: &Target, options: &WriteOptions) -> Result<SafetensorsDra
         let name = options.file_name.as_deref().unwrap_or(SINGLE_NAME);
         let every: Vec<usize> = (0..target.tensors.len()).collect();
         return Ok(SafetensorsDraft {
-            objects: vec![lay_out(target, name, parts(&every), None)?],
+            objects: vec![lay_out(target, (name, 0), parts(&every), None)?],
             index: None,
         });
     }
@@ -126,7 +122,7 @@ fn draft_whole(target: &Target, options: &WriteOptions) -> Result<SafetensorsDra
     let mut objects = Vec::with_capacity(files.len());
     for (name, tensors) in names.iter().zip(&files) {
         weight_map.extend(tensors.iter().map(|&at| (target.tensors[at].fqn.as_str(), name.as_str())));
-        objects.push(lay_out(target, name, parts(tensors), None)?);
+        objects.push(lay_out(target, (name, 0), parts(tensors), None)?);
     }
     Ok(SafetensorsDraft { objects, index: Some(index::encode(total_bytes, &weight_map)) })
 }
@@ -149,7 +145,7 @@ fn draft_shards(target: &Target) -> Result<SafetensorsDraft> {
     let objects = files.into_iter().map(|((writer, number), parts)| {
         let starts = parts.iter().map(|part| (target.tensors[part.tensor].fqn.as_str(), &*part.region.start));
         let corners = Corners::write(starts);
-        lay_out(target, &names::shard(writer, number, count), parts, Some(&corners))
+        lay_out(target, (&names::shard(writer, number, count), writer), parts, Some(&corners))
     });
     Ok(SafetensorsDraft { objects: objects.collect::<Result<_>>()?, index: None })
 }
@@ -163,7 +159,12 @@ struct Part {
 
 /// Lays one file out. The order of the data is the library's: the types that need the widest alignment first, then by
 /// name; each tensor is then aligned to its elements.
-fn lay_out(target: &Target, name: &str, mut parts: Vec<Part>, corners: Option<&str>) -> Result<ObjectDraft> {
+fn lay_out(
+    target: &Target,
+    (name, writer): (&str, u32),
+    mut parts: Vec<Part>,
+    corners: Option<&str>,
+) -> Result<ObjectDraft> {
     parts.sort_by_key(|part| {
         let TargetTensor { fqn, spec, .. } = &target.tensors[part.tensor];
         (Reverse(library_dtype(spec.dtype)), fqn)
@@ -187,6 +188,7 @@ fn lay_out(target: &Target, name: &str, mut parts: Vec<Part>, corners: Option<&s
     });
     Ok(ObjectDraft {
         key: Key::new(name)?,
+        writer,
         byte_len: header.end,
         placed: placed.collect(),
         fixed: vec![Patch { byte_offset: 0, bytes: header.bytes }],

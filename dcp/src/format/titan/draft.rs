@@ -11,16 +11,15 @@ use super::table::{BadRow, Boxes, Class, Piece, Row, Table, WRITERS_MAX, grid};
 use super::{BLOCK_BYTES, FORMAT_NAME, VERSION, codec, crc64, names, value};
 use crate::error::{Error, Result};
 use crate::format::{
-    ChecksumKind, Draft, ObjectDraft, ObjectSums, Patch, Pieces, PlacedRegion, Target, TargetTensor,
+    Attempt, ChecksumKind, Draft, ObjectDraft, ObjectSums, Patch, Pieces, PlacedRegion, Target, TargetTensor,
     WriteOptions,
 };
 use crate::layout::{Layout, Mesh, Placement, Region};
 use crate::model::{DType, Path, PathPart};
-use crate::storage::{Key, Storage};
+use crate::storage::Key;
 use indexmap::IndexSet;
-use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 use std::collections::HashSet;
-use std::ops::Range;
 use std::sync::Arc;
 
 /// A laid-out checkpoint.
@@ -32,8 +31,6 @@ pub(crate) struct TitanDraft {
     /// Number of writers, those that hold nothing included.
     writers: u32,
     objects: Vec<ObjectDraft>,
-    /// The writers that hold something, each with its range of `objects`.
-    owners: Vec<(u32, Range<usize>)>,
 }
 
 /// Lays a target out for a new attempt.
@@ -54,9 +51,10 @@ pub(crate) fn draft(target: &Target, options: &WriteOptions) -> Result<TitanDraf
         let why = format!("{found} writers or ranks are more than the {WRITERS_MAX} that titan admits");
         return Err(Error::Usage(why));
     }
+    let attempt = options.attempt.clone().unwrap_or_else(|| Attempt::new(0));
     let head = Head {
-        attempt: uuid::Uuid::new_v4().simple().to_string(),
-        generation: 0,
+        attempt: attempt.id,
+        generation: attempt.generation,
         producer: concat!("titan-ckpt ", env!("CARGO_PKG_VERSION")).to_owned(),
         step: target.step,
         mesh: target.mesh.clone(),
@@ -72,8 +70,7 @@ pub(crate) fn draft(target: &Target, options: &WriteOptions) -> Result<TitanDraf
             Ok(ValueRow { fqn: target.fqn.clone(), path, json: value::encode(target)? })
         })
         .collect::<Result<_>>()?;
-    let mut draft =
-        TitanDraft { head, table, values, writers: target.writers, objects: Vec::new(), owners: Vec::new() };
+    let mut draft = TitanDraft { head, table, values, writers: target.writers, objects: Vec::new() };
     for writer in 0..target.writers {
         draft.add_writer(writer)?;
     }
@@ -187,13 +184,9 @@ impl TitanDraft {
             let why = format!("writer {writer} would have over 65536 objects; allow larger ones");
             return Err(Error::Usage(why));
         }
-        let first = self.objects.len();
         for (sequence, shard) in (0..).zip(lay_out(&self.table, &pieces).map_err(bad_tensor)?) {
             let object = self.object(writer, sequence, &pieces, &shard)?;
             self.objects.push(object);
-        }
-        if first < self.objects.len() {
-            self.owners.push((writer, first..self.objects.len()));
         }
         Ok(())
     }
@@ -209,32 +202,30 @@ impl TitanDraft {
             placed.collect()
         };
         if self.head.compressed {
-            return Ok(ObjectDraft { key, byte_len: 0, fixed: Vec::new(), placed: place(0) });
+            return Ok(ObjectDraft { key, writer, byte_len: 0, fixed: Vec::new(), placed: place(0) });
         }
         let header = encode_header(key.as_str(), &self.table, pieces, shard, VERSION, &self.head.attempt)?;
         let (data_start, byte_len) = (header.bytes.len() as u64, header.end);
         let fixed = vec![Patch { byte_offset: 0, bytes: header.bytes }];
-        Ok(ObjectDraft { key, byte_len, fixed, placed: place(data_start) })
+        Ok(ObjectDraft { key, writer, byte_len, fixed, placed: place(data_start) })
     }
 
-    /// What the manifest says of a writer, and its part record.
-    fn complete(
-        &self,
-        writer: u32,
-        objects: Range<usize>,
-        sums: &[ObjectSums],
-    ) -> Result<(WriterRow, Vec<u8>)> {
-        let mut part = Part { objects: Vec::new() };
-        let mut lengths = Vec::new();
-        for (object, sums) in self.objects[objects.clone()].iter().zip(&sums[objects]) {
-            part.objects.push(self.part_object(object, sums)?);
-            let data_start = object.fixed.first().map_or(0, |header| header.bytes.len() as u64);
-            lengths.push((sums.byte_len, data_start));
-        }
-        let bytes = part::encode(&self.head.attempt, writer, &part);
-        let row =
-            WriterRow { part_byte_len: bytes.len() as u64, part_crc64: crc64(&bytes), objects: lengths };
-        Ok((row, bytes))
+    /// What the manifest says of a writer whose part record these bytes are.
+    ///
+    /// Errors: [`Error::Malformed`] for a record of another writer, attempt or number of objects.
+    fn row(&self, writer: u32, record: &[u8]) -> Result<WriterRow> {
+        let objects = &self.objects[self.objects_of(writer)];
+        let key = names::part(&self.head.attempt, writer)?;
+        let stored = part::stored_bytes(key.as_str(), record, &self.head.attempt, writer, objects.len())?;
+        let lengths = objects.iter().zip(stored).map(|(object, stored)| match object.fixed.first() {
+            Some(header) => (object.byte_len, header.bytes.len() as u64),
+            None => (stored, 0),
+        });
+        Ok(WriterRow {
+            part_byte_len: record.len() as u64,
+            part_crc64: crc64(record),
+            objects: lengths.collect(),
+        })
     }
 
     /// What a part record says of an object.
@@ -267,25 +258,6 @@ impl TitanDraft {
             None => PartObject::Frames(sums.frames.clone()),
         })
     }
-
-    /// Puts every writer's part record; several at once, since most of the time goes into waiting for the store.
-    fn put_parts(
-        &self,
-        store: &dyn Storage,
-        root: &Key,
-        sums: &[ObjectSums],
-    ) -> Result<Vec<Option<WriterRow>>> {
-        let put = |(writer, objects): &(u32, Range<usize>)| {
-            let (row, bytes) = self.complete(*writer, objects.clone(), sums)?;
-            store.put(&root.join(names::part(&self.head.attempt, *writer)?.as_str())?, &bytes)?;
-            Ok((*writer, row))
-        };
-        let mut rows = vec![None; self.writers as usize];
-        for (writer, row) in self.owners.par_iter().map(put).collect::<Result<Vec<_>>>()? {
-            rows[writer as usize] = Some(row);
-        }
-        Ok(rows)
-    }
 }
 
 impl Draft for TitanDraft {
@@ -308,28 +280,42 @@ impl Draft for TitanDraft {
         codec::encode(dtype, raw, stored)
     }
 
-    /// Puts every part record, then the manifest. Its presence is the commit.
-    fn commit(&self, store: &dyn Storage, root: &Key, sums: &[ObjectSums]) -> Result<()> {
-        let rows = self.put_parts(store, root, sums)?;
+    fn writers(&self) -> u32 {
+        self.writers
+    }
+
+    /// The part record.
+    fn record(&self, writer: u32, sums: &[ObjectSums]) -> Result<Option<(Key, Vec<u8>)>> {
+        let objects = &self.objects[self.objects_of(writer)];
+        if objects.is_empty() {
+            return Ok(None);
+        }
+        let objects = objects.iter().zip(sums).map(|(object, sums)| self.part_object(object, sums));
+        let part = Part { objects: objects.collect::<Result<_>>()? };
+        let bytes = part::encode(&self.head.attempt, writer, &part);
+        Ok(Some((names::part(&self.head.attempt, writer)?, bytes)))
+    }
+
+    fn record_key(&self, writer: u32) -> Result<Option<Key>> {
+        match self.objects_of(writer).is_empty() {
+            true => Ok(None),
+            false => names::part(&self.head.attempt, writer).map(Some),
+        }
+    }
+
+    /// The manifest.
+    fn seal(&self, records: &[Option<Vec<u8>>]) -> Result<Vec<(Key, Vec<u8>)>> {
+        let rows = (0..self.writers).into_par_iter().zip(records);
+        let rows = rows
+            .map(|(writer, record)| record.as_ref().map(|record| self.row(writer, record)).transpose())
+            .collect::<Result<Vec<_>>>()?;
         let bytes = manifest::encode(&self.head, &self.table, &self.values, &rows);
-        let key = root.join(&names::manifest(self.head.generation))?;
+        let key = Key::new(names::manifest(self.head.generation))?;
         if bytes.len() as u64 > MANIFEST_BYTES_MAX {
-            let (object, found) = (store.display(&key), bytes.len() as u64);
+            let (object, found) = (key.to_string(), bytes.len() as u64);
             let what = "its length in bytes";
             return Err(Error::OverLimit { object, what, found, limit: MANIFEST_BYTES_MAX });
         }
-        commit_manifest(store, &key, &bytes)
-    }
-}
-
-/// Puts the manifest. The answer alone is not to be trusted: a reply that was lost, or a second try within the store,
-/// can make an error of what was done. So after an error the key is read back, and our own bytes mean success.
-fn commit_manifest(store: &dyn Storage, key: &Key, bytes: &[u8]) -> Result<()> {
-    match store.put(key, bytes) {
-        Ok(()) => Ok(()),
-        Err(error) => match store.get(key, MANIFEST_BYTES_MAX) {
-            Ok(found) if found == bytes => Ok(()),
-            _ => Err(error),
-        },
+        Ok(vec![(key, bytes)])
     }
 }

@@ -8,6 +8,7 @@ use super::manifest_check::check;
 use super::table::{Boxes, Class, Row, Table, WRITERS_MAX};
 use super::{FORMAT_NAME, VERSION, crc64};
 use crate::error::{Error, Result};
+use crate::format::Slot;
 use crate::layout::Mesh;
 use crate::model::{Fqn, Path};
 use serde::{Deserialize, Serialize};
@@ -210,11 +211,19 @@ fn writer_record(row: &WriterRow) -> WriterRecord {
     WriterRecord(row.part_byte_len, Hex64(row.part_crc64), row.objects.clone())
 }
 
-/// Reads a manifest; `None` where it marks an abandoned attempt. `object` names it in errors.
+/// The bytes of a manifest that marks a slot as abandoned.
+pub(crate) fn abandoned(generation: u32) -> Vec<u8> {
+    let attempt = uuid::Uuid::new_v4().simple();
+    let json = format!(
+        "{{\"format\":\"{FORMAT_NAME}\",\"version\":{VERSION},\"kind\":\"abandoned\",\"attempt\":\"{attempt}\",\"generation\":{generation}}}"
+    );
+    seal(json.into_bytes())
+}
+
+/// Whether a manifest is a checkpoint or an abandoned slot.
 ///
-/// Errors: [`Error::TooNew`] for a later major version; [`Error::Damaged`] where its checksum does not hold;
-/// [`Error::OverLimit`], [`Error::Malformed`].
-pub(crate) fn decode(object: &str, bytes: &[u8]) -> Result<Option<Manifest>> {
+/// Errors: as [`decode`], as far as that needs no look at the contents.
+pub(crate) fn kind(object: &str, bytes: &[u8]) -> Result<Slot> {
     let malformed = |why: String| Error::malformed(object, WHAT, why);
     if bytes.len() as u64 > MANIFEST_BYTES_MAX {
         let (object, found) = (object.to_owned(), bytes.len() as u64);
@@ -234,10 +243,21 @@ pub(crate) fn decode(object: &str, bytes: &[u8]) -> Result<Option<Manifest>> {
     }
     check_seal(object, bytes)?;
     match probe.kind.as_str() {
-        "commit" => {}
-        "abandoned" => return Ok(None),
-        other => return Err(malformed(format!("`kind` is {other:?}, expected `commit` or `abandoned`"))),
+        "commit" => Ok(Slot::Commit),
+        "abandoned" => Ok(Slot::Abandoned),
+        other => Err(malformed(format!("`kind` is {other:?}, expected `commit` or `abandoned`"))),
     }
+}
+
+/// Reads a manifest; `None` where it marks an abandoned attempt. `object` names it in errors.
+///
+/// Errors: [`Error::TooNew`] for a later major version; [`Error::Damaged`] where its checksum does not hold;
+/// [`Error::OverLimit`], [`Error::Malformed`].
+pub(crate) fn decode(object: &str, bytes: &[u8]) -> Result<Option<Manifest>> {
+    if kind(object, bytes)? == Slot::Abandoned {
+        return Ok(None);
+    }
+    let malformed = |why: String| Error::malformed(object, WHAT, why);
     let document: Document = serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
     check(document).map(Some).map_err(malformed)
 }

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::storage::Key;
 
 /// Largest generation: it has 4 digits.
-const GENERATION_MAX: u32 = 9999;
+pub(crate) const GENERATION_MAX: u32 = 9999;
 
 /// `titan-0000.json`: the manifest of a generation.
 pub(crate) fn manifest(generation: u32) -> String {

@@ -91,6 +91,32 @@ pub(crate) fn encode(attempt: &str, writer: u32, part: &Part) -> Vec<u8> {
     bytes
 }
 
+/// Stored bytes of each object of a compressed checkpoint, zero of others, from a part record that has just been written.
+/// Its checksums are not looked at.
+///
+/// Errors: [`Error::Malformed`] for a record of another attempt, writer or number of objects.
+pub(crate) fn stored_bytes(
+    object: &str,
+    bytes: &[u8],
+    attempt: &str,
+    writer: u32,
+    objects: usize,
+) -> Result<Vec<u64>> {
+    let malformed = |why: String| Error::malformed(object, WHAT, why);
+    let document: Document = serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
+    let Document { attempt: found, writer: of, objects: records, .. } = document;
+    if found != attempt || of != writer || records.0.len() != objects {
+        let found = format!("{} objects of writer {of} of attempt {found:?}", records.0.len());
+        return Err(malformed(format!(
+            "it is of {found}, expected {objects} of writer {writer} of {attempt:?}"
+        )));
+    }
+    let stored = |record: ObjectRecord| {
+        record.frames.iter().flatten().flatten().map(|FrameRecord(_, stored, ..)| stored).sum()
+    };
+    Ok(records.0.into_iter().map(stored).collect())
+}
+
 /// What a part record is checked against.
 #[derive(Debug)]
 pub(crate) struct Expected<'a> {

@@ -15,7 +15,6 @@ use crate::model::{
     Catalog, Chunk, ChunkTable, Finding, Fqn, ObjectInfo, Severity, Tensor, Value, ValueEntry,
 };
 use crate::storage::{Key, ObjectMeta, Place};
-use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
@@ -31,19 +30,20 @@ pub(crate) struct TitanReader {
     open_objects: OpenObjects,
 }
 
-/// Reads the newest committed manifest of a folder.
+/// Reads the newest manifest of a folder.
 ///
-/// Errors: [`Error::Malformed`] where every generation was abandoned; see [`manifest::decode`].
+/// Errors: [`Error::Malformed`] where it marks an abandoned slot; see [`manifest::decode`].
 pub(crate) fn open(candidate: &Candidate) -> Result<TitanReader> {
     let place = &candidate.place;
-    let mut generations: Vec<u32> =
-        candidate.files().filter_map(|(name, _)| names::generation(name)).collect();
-    generations.sort_unstable_by_key(|&generation| Reverse(generation));
-    for &generation in &generations {
+    let newest = candidate.files().filter_map(|(name, _)| names::generation(name)).max();
+    if let Some(generation) = newest {
         let key = place.key.join(&names::manifest(generation))?;
         let object = place.store.display(&key);
         let bytes = place.store.get(&key, MANIFEST_BYTES_MAX)?;
-        let Some(parsed) = manifest::decode(&object, &bytes)? else { continue };
+        let Some(parsed) = manifest::decode(&object, &bytes)? else {
+            let why = "its newest manifest says that it was abandoned: no save finished, or it was removed";
+            return Err(Error::malformed(place.display(), "titan checkpoint", why));
+        };
         if parsed.head.generation != generation {
             let why = format!("its name says generation {generation}, it says {}", parsed.head.generation);
             return Err(Error::malformed(object, "titan manifest", why));
@@ -55,8 +55,7 @@ pub(crate) fn open(candidate: &Candidate) -> Result<TitanReader> {
         let (recent, open_objects) = (Arc::default(), OpenObjects::default());
         return Ok(TitanReader { place: place.clone(), catalog, index, parts, recent, open_objects });
     }
-    let why = format!("all of its {} generations were abandoned: no save finished", generations.len());
-    Err(Error::malformed(place.display(), "titan checkpoint", why))
+    Err(Error::NothingThere { root: place.display() })
 }
 
 /// The catalog of a manifest. Data objects come first, in order of writer and sequence, then part records.

@@ -6,11 +6,12 @@ use super::tensor_item::TensorItem;
 use crate::error::{Error, Result};
 use crate::format::wire::archive;
 use crate::format::{
-    ChecksumKind, Draft, ObjectDraft, ObjectSums, Patch, PlacedRegion, Target, TargetTensor, WriteOptions,
+    Attempt, ChecksumKind, Draft, ObjectDraft, ObjectSums, Patch, PlacedRegion, Target, TargetTensor,
+    WriteOptions,
 };
 use crate::layout::Region;
 use crate::model::TensorSpec;
-use crate::storage::{Key, Storage};
+use crate::storage::Key;
 use std::collections::HashSet;
 
 /// A laid-out checkpoint.
@@ -36,9 +37,9 @@ impl Draft for DcpDraft {
         items.flat_map(|(item, &crc32)| item.layout.late(item.base, &[crc32])).collect()
     }
 
-    /// Puts the metadata, without which the files are no checkpoint.
-    fn commit(&self, store: &dyn Storage, root: &Key, _sums: &[ObjectSums]) -> Result<()> {
-        store.put(&root.join(METADATA)?, &self.metadata)
+    /// The metadata, without which the files are no checkpoint.
+    fn seal(&self, _records: &[Option<Vec<u8>>]) -> Result<Vec<(Key, Vec<u8>)>> {
+        Ok(vec![(Key::new(METADATA)?, self.metadata.clone())])
     }
 }
 
@@ -47,7 +48,7 @@ pub(super) fn draft(target: &Target, options: &WriteOptions) -> Result<DcpDraft>
     check(target, options)?;
     let mut files = Vec::new();
     for writer in 0..target.writers.max(1) {
-        files.push(File::new(writer)?);
+        files.push(File::new(writer, options.attempt.as_ref())?);
     }
     let mut entries = Vec::with_capacity(target.values.len() + target.tensors.len());
     for (value, archive) in target.values.iter().zip(archives(target)?) {
@@ -143,9 +144,10 @@ struct File {
 }
 
 impl File {
-    fn new(writer: u32) -> Result<File> {
-        let key = Key::new(data_file(writer))?;
-        let object = ObjectDraft { key, byte_len: 0, fixed: Vec::new(), placed: Vec::new() };
+    fn new(writer: u32, attempt: Option<&Attempt>) -> Result<File> {
+        let folder = attempt.map_or(Ok(Key::root()), |attempt| Key::new(&*attempt.id))?;
+        let key = folder.join(&data_file(writer))?;
+        let object = ObjectDraft { key, writer, byte_len: 0, fixed: Vec::new(), placed: Vec::new() };
         Ok(File { object, items: Vec::new() })
     }
 

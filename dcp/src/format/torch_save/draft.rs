@@ -10,7 +10,7 @@ use crate::format::{
     ChecksumKind, Draft, ObjectDraft, ObjectSums, Patch, PlacedRegion, Target, WriteOptions,
 };
 use crate::layout::Region;
-use crate::storage::{Key, Storage};
+use crate::storage::Key;
 
 /// Name of the file in a folder.
 const FILE_NAME: &str = "model.pt";
@@ -39,8 +39,8 @@ impl Draft for TorchSaveDraft {
     }
 
     /// The file is all there is.
-    fn commit(&self, _store: &dyn Storage, _root: &Key, _sums: &[ObjectSums]) -> Result<()> {
-        Ok(())
+    fn seal(&self, _records: &[Option<Vec<u8>>]) -> Result<Vec<(Key, Vec<u8>)>> {
+        Ok(Vec::new())
     }
 }
 
@@ -190,7 +190,7 @@ fn lay_out(target: &Target, file_name: &str, data: Vec<u8>, storages: Vec<Conten
         })
         .collect();
     let key = Key::new(file_name).unwrap_or_else(|_| Key::root());
-    let object = ObjectDraft { key, byte_len: layout.byte_len(), fixed: layout.fixed(0), placed };
+    let object = ObjectDraft { key, writer: 0, byte_len: layout.byte_len(), fixed: layout.fixed(0), placed };
     TorchSaveDraft { objects: vec![object], layout }
 }
 

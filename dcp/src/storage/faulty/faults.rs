@@ -24,11 +24,13 @@ pub enum Operation {
     Finish,
     Put,
     Remove,
+    Unfinished,
+    Discard,
 }
 
 impl Operation {
     /// Every operation there is.
-    pub const ALL: [Operation; 11] = [
+    pub const ALL: [Operation; 13] = [
         Operation::List,
         Operation::ListPrefixes,
         Operation::Head,
@@ -40,11 +42,13 @@ impl Operation {
         Operation::Finish,
         Operation::Put,
         Operation::Remove,
+        Operation::Unfinished,
+        Operation::Discard,
     ];
 
     /// Whether it changes what others see of the store: only these can be done and yet not known to be done.
     pub fn changes(self) -> bool {
-        matches!(self, Operation::Finish | Operation::Put | Operation::Remove)
+        matches!(self, Operation::Finish | Operation::Put | Operation::Remove | Operation::Discard)
     }
 
     /// What an error says was being done.
@@ -60,6 +64,8 @@ impl Operation {
             Operation::Finish => "publishing",
             Operation::Put => "putting",
             Operation::Remove => "removing",
+            Operation::Unfinished => "listing what is unfinished",
+            Operation::Discard => "discarding",
         }
     }
 }

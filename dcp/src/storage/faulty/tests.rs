@@ -2,6 +2,7 @@ mod reads_back;
 
 use super::*;
 use crate::error::Error;
+use crate::storage::WriterState;
 use crate::storage::conformance;
 use crate::storage::local::{LocalStore, is_unfinished};
 use crate::storage::memory::MemoryStore;
@@ -31,7 +32,9 @@ fn check(inner: Arc<dyn Storage>, faults: &Faults) {
 fn conforms_while_nothing_goes_wrong() {
     let faults = Faults::none();
     check(memory(), &faults);
-    for operation in Operation::ALL.into_iter().filter(|kind| *kind != Operation::CopyFrom) {
+    // Memory has no files to copy from, and nothing unfinished to discard.
+    let absent = [Operation::CopyFrom, Operation::Discard];
+    for operation in Operation::ALL.into_iter().filter(|kind| !absent.contains(kind)) {
         assert!(faults.count_of(operation) > 0, "{operation:?}");
     }
     assert!(faults.count() > 100);
@@ -112,6 +115,10 @@ fn every_operation(store: &FaultyStore) -> Vec<(Operation, Error)> {
     }
     note(Operation::Put, store.put(&key("put"), b"1234"));
     note(Operation::Remove, store.remove(&key("old")).map(drop));
+    note(Operation::Unfinished, store.unfinished(&Key::root()).map(drop));
+    let (id, writer) = ("gone".to_owned(), WriterState::Dead);
+    let gone = Unfinished { key: key("gone"), id, byte_len: None, modified: None, writer };
+    note(Operation::Discard, store.discard(&gone));
     failed
 }
 

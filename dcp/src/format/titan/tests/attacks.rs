@@ -216,7 +216,7 @@ fn manifests_that_are_cut_or_edited() {
 }
 
 #[test]
-fn the_newest_commit_counts_and_abandoned_generations_do_not() {
+fn the_newest_generation_decides() {
     let files = sound(false);
     let manifest = manifest_of(&files);
     let add = |generation: u32, bytes: Vec<u8>| {
@@ -225,7 +225,8 @@ fn the_newest_commit_counts_and_abandoned_generations_do_not() {
         files
     };
     let abandoned = seal(br#"{"format":"titan","version":1,"kind":"abandoned","generation":1}"#.to_vec());
-    read_all(&add(1, abandoned)).unwrap();
+    let error = open(&place(&add(1, abandoned))).unwrap_err().to_string();
+    assert!(error.contains("abandoned"), "{error}");
     let next = changed(&manifest, |m| {
         m["generation"] = json!(1);
         m["tensors"][0]["name"] = json!("newer");

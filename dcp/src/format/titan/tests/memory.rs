@@ -94,6 +94,7 @@ pub(super) fn write(target: &Target, options: &WriteOptions) -> Result<(Whole, P
         reader: &source,
         sources: &names,
         target,
+        objects: 0..draft.objects().len(),
         draft: &*draft,
         place: &goal,
         options: CopyOptions { memory_bytes_max: 64 << 20, threads: 2 },

@@ -87,6 +87,14 @@ impl Storage for ReadsBack {
         Ok(true)
     }
 
+    fn unfinished(&self, prefix: &Key) -> Result<Vec<Unfinished>> {
+        ask(|| self.0.unfinished(prefix))
+    }
+
+    fn discard(&self, unfinished: &Unfinished) -> Result<()> {
+        ask(|| self.0.discard(unfinished))
+    }
+
     fn free_bytes(&self) -> Result<Option<u64>> {
         self.0.free_bytes()
     }

@@ -1,0 +1,173 @@
+//! What makes a checkpoint exist, and what does not. `docs/commit-protocol.md` gives the argument for each step.
+//!
+//! A step's folder has numbered *slots* (`titan-0000.json`, `titan-0001.json`, ...). Every try at saving the step, an
+//! *attempt*, writes its objects under a name of its own and then fills the slot that was free when it began, with
+//! create-if-absent. The newest slot decides: a checkpoint, or nothing.
+//!
+//! [`protocol`] is the part that thinks, integers in and integers out; this file puts it on a store.
+
+pub mod protocol;
+#[cfg(test)]
+mod protocol_tests;
+mod steps;
+
+pub use steps::{Step, step_of, steps};
+
+use crate::error::{Error, Result};
+use crate::format::{Attempt, Draft, Format, Slot};
+use crate::storage::{Key, Place};
+use protocol::{Answer, Committer, Existing, Found, Outcome, Task};
+use rayon::iter::{IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
+
+/// Largest slot or record that is read back.
+const READ_BYTES_MAX: u64 = 256 << 20;
+
+/// The newest slot of a step's folder and what it says; `None` where none is filled.
+///
+/// Errors: what listing and reading give; [`Error::Damaged`], [`Error::Malformed`] for a slot that cannot be read.
+pub fn newest_slot(place: &Place, format: &dyn Format) -> Result<Option<(u32, Slot)>> {
+    let listed = place.store.list(&place.key)?;
+    let names = listed.iter().filter_map(|object| object.key.below(&place.key));
+    let Some(generation) = names.filter_map(|name| format.slot_generation(name)).max() else {
+        return Ok(None);
+    };
+    let key = slot_key(place, format, generation)?;
+    let bytes = place.store.get(&key, READ_BYTES_MAX)?;
+    Ok(Some((generation, format.read_slot(&place.store.display(&key), &bytes)?)))
+}
+
+/// A new attempt at saving a step: its name, and the slot it will commit with.
+///
+/// Errors: [`Error::AlreadySaved`] where the step is saved and `existing` or the format lets it stand; as
+/// [`newest_slot`].
+pub fn begin(place: &Place, format: &dyn Format, existing: Existing) -> Result<Attempt> {
+    // A damaged slot is no reason not to save again: what counts is that it is filled.
+    let newest = match newest_slot(place, format) {
+        Err(Error::Damaged { .. } | Error::Malformed { .. }) => newest_filled(place, format)?,
+        other => other?,
+    };
+    let newest = newest.map(|(generation, slot)| (generation, slot == Slot::Abandoned));
+    let next = protocol::next_generation(newest, existing);
+    match next.filter(|&generation| format.slot_name(generation).is_some()) {
+        Some(generation) => Ok(Attempt::new(generation)),
+        None => Err(Error::AlreadySaved { root: place.display() }),
+    }
+}
+
+fn newest_filled(place: &Place, format: &dyn Format) -> Result<Option<(u32, Slot)>> {
+    let listed = place.store.list(&place.key)?;
+    let names = listed.iter().filter_map(|object| object.key.below(&place.key));
+    Ok(names.filter_map(|name| format.slot_generation(name)).max().map(|newest| (newest, Slot::Commit)))
+}
+
+fn slot_key(place: &Place, format: &dyn Format, generation: u32) -> Result<Key> {
+    let name = format.slot_name(generation);
+    let name = name.ok_or_else(|| Error::AlreadySaved { root: place.display() })?;
+    place.key.join(&name)
+}
+
+/// Commits an attempt whose writers have all reported that their objects and records are finished: looks for itself
+/// that they are there, and fills the slot. Called by one process of the job.
+///
+/// Errors: [`Error::Incomplete`] for an object or record that is not there or not as long as it was laid out;
+/// [`Error::LostRace`], [`Error::Fenced`], [`Error::Unknown`]; what writing gives.
+pub fn commit(place: &Place, format: &dyn Format, draft: &dyn Draft, attempt: &Attempt) -> Result<()> {
+    let mut committer = Committer::default();
+    let mut sealed = Vec::new();
+    let mut last = None;
+    let slot = slot_key(place, format, attempt.generation)?;
+    loop {
+        match committer.task() {
+            Task::Check => {
+                let records = records(place, draft)?;
+                sealed = draft.seal(&records)?;
+                // What comes before the slot itself belongs to this attempt alone.
+                let Some((_, before)) = sealed.split_last() else { return Ok(()) };
+                for (key, bytes) in before {
+                    place.store.put(&place.key.join(key.as_str())?, bytes)?;
+                }
+                committer.checked();
+            }
+            Task::Put => {
+                let bytes = sealed.last().map_or(&[][..], |(_, bytes)| bytes);
+                let answer = match place.store.put(&slot, bytes) {
+                    Ok(()) => Answer::Created,
+                    Err(error @ Error::AlreadyExists { .. }) => {
+                        last = Some(error);
+                        Answer::Exists
+                    }
+                    Err(error) => {
+                        last = Some(error);
+                        Answer::Unclear
+                    }
+                };
+                committer.answered(answer);
+            }
+            Task::ReadBack => {
+                let ours = sealed.last().map_or(&[][..], |(_, bytes)| bytes);
+                committer.found(match place.store.get(&slot, READ_BYTES_MAX) {
+                    Ok(bytes) if bytes == ours => Found::Ours,
+                    Ok(bytes) => match format.read_slot(&place.store.display(&slot), &bytes) {
+                        Ok(Slot::Abandoned) => Found::Abandoned,
+                        _ => Found::Other,
+                    },
+                    Err(Error::NotFound { .. }) => Found::Nothing,
+                    Err(_) => Found::Unclear,
+                });
+            }
+            Task::Done(outcome) => return conclude(outcome, place.store.display(&slot), last),
+        }
+    }
+}
+
+fn conclude(outcome: Outcome, slot: String, last: Option<Error>) -> Result<()> {
+    match outcome {
+        Outcome::Committed => Ok(()),
+        Outcome::Lost => Err(Error::LostRace { slot }),
+        Outcome::Fenced => Err(Error::Fenced { slot }),
+        // Nothing is there, and what kept it from being written is known.
+        Outcome::Refused => Err(last.unwrap_or(Error::Interrupted)),
+        Outcome::Unknown => {
+            let last = last.map_or_else(String::new, |error| error.to_string());
+            Err(Error::Unknown { slot, last })
+        }
+    }
+}
+
+/// Every writer's record, read from the store once every object is found to be there and as long as laid out.
+fn records(place: &Place, draft: &dyn Draft) -> Result<Vec<Option<Vec<u8>>>> {
+    let incomplete = |key: &Key, found: String, expected: String| Error::Incomplete {
+        root: place.display(),
+        object: place.store.display(key),
+        found,
+        expected,
+    };
+    draft.objects().par_iter().try_for_each(|object| {
+        let key = place.key.join(object.key.as_str())?;
+        let expected = object.byte_len;
+        match place.store.head(&key)? {
+            None => Err(incomplete(&key, "is missing".to_owned(), format!("{expected} bytes"))),
+            // A compressed object is as long as it came out.
+            Some(found) if found != expected && !draft.compressed() => {
+                Err(incomplete(&key, format!("has {found} bytes"), expected.to_string()))
+            }
+            Some(_) => Ok(()),
+        }
+    })?;
+    (0..draft.writers())
+        .into_par_iter()
+        .map(|writer| match draft.record_key(writer)? {
+            None => Ok(None),
+            Some(key) => {
+                let key = place.key.join(key.as_str())?;
+                match place.store.get(&key, READ_BYTES_MAX) {
+                    Ok(bytes) => Ok(Some(bytes)),
+                    Err(Error::NotFound { .. }) => {
+                        Err(incomplete(&key, "is missing".to_owned(), "a record".to_owned()))
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+        })
+        .collect()
+}
