@@ -9,6 +9,7 @@
 //! assert_eq!(said.trim(), "equal");
 //! ```
 
+pub mod interrupted;
 pub mod large;
 pub mod s3_server;
 pub mod synthetic;

@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -74,7 +75,28 @@ pub struct S3Server {
 struct Counts {
     requests: AtomicU64,
     faults: AtomicU64,
+    /// Of the bodies of requests that would put something.
+    offered_bytes: AtomicU64,
+    /// Of those that did.
     put_bytes: AtomicU64,
+    /// Requests that are being carried out.
+    under_way: AtomicU64,
+}
+
+/// One of the requests under way, until it is dropped.
+struct UnderWay<'a>(&'a AtomicU64);
+
+impl<'a> UnderWay<'a> {
+    fn new(count: &'a AtomicU64) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        UnderWay(count)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl S3Server {
@@ -121,13 +143,24 @@ impl S3Server {
         .map(|(name, value)| (name.to_owned(), value))
     }
 
-    /// From so many bytes put on, counted from now, every request is refused for good; `None` ends that.
+    /// Refuses every request from the one on that would put more than so many bytes, counted from now; `None` ends that.
     pub fn refuse_after(&self, put_bytes: Option<u64>) {
-        let limit = put_bytes.map_or(u64::MAX, |more| self.counts().2.saturating_add(more));
-        self.outage.store(limit, Ordering::Relaxed);
+        let offered = self.counts.offered_bytes.load(Ordering::Relaxed);
+        self.outage.store(put_bytes.map_or(u64::MAX, |more| offered.saturating_add(more)), Ordering::Relaxed);
     }
 
-    /// Requests so far, faults among them, and bytes of the bodies of those that put something.
+    /// Waits until nothing has been under way for a while: what a client that is gone had asked for is done.
+    pub fn settle(&self) {
+        let (mut quiet, mut seen) = (0, 0);
+        while quiet < 20 {
+            std::thread::sleep(Duration::from_millis(5));
+            let (requests, ..) = self.counts();
+            let busy = self.counts.under_way.load(Ordering::Relaxed) > 0 || requests != seen;
+            (quiet, seen) = (if busy { 0 } else { quiet + 1 }, requests);
+        }
+    }
+
+    /// Requests so far, faults among them, and bytes of objects and parts that were put.
     pub fn counts(&self) -> (u64, u64, u64) {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         (count(&self.counts.requests), count(&self.counts.faults), count(&self.counts.put_bytes))
@@ -157,13 +190,13 @@ struct Layer {
     conditional: Mutex<()>,
     options: Options,
     uploads: Uploads,
-    /// Bytes put from which on every request is refused.
+    /// Bytes offered after which every request is refused; 0 while all are.
     outage: Arc<AtomicU64>,
     counts: Arc<Counts>,
 }
 
 impl Layer {
-    async fn answer(&self, request: Request<Incoming>) -> io::Result<Response<s3s::Body>> {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> io::Result<Response<s3s::Body>> {
         let number = self.counts.requests.fetch_add(1, Ordering::Relaxed);
         let faults = self.options.faults;
         let mut drawn = draw(faults.seed, number) % 100;
@@ -183,19 +216,37 @@ impl Layer {
         }
         let (but_500, lost) = (hit(faults.done_but_500), hit(faults.lost_reply));
         let headers = request.headers();
-        let mut put_bytes = self.counts.put_bytes.load(Ordering::Relaxed);
-        if request.method() == Method::PUT {
-            let length = headers.get("content-length").and_then(|length| length.to_str().ok()?.parse().ok());
-            let length = length.unwrap_or(0);
-            put_bytes = self.counts.put_bytes.fetch_add(length, Ordering::Relaxed) + length;
-        }
+        let length = match request.method() {
+            &Method::PUT => headers
+                .get("content-length")
+                .and_then(|length| length.to_str().ok()?.parse().ok())
+                .unwrap_or(0),
+            _ => 0,
+        };
+        let offered = self.counts.offered_bytes.fetch_add(length, Ordering::Relaxed) + length;
         let limit = self.outage.load(Ordering::Relaxed);
-        if put_bytes > limit {
-            if request.method() == Method::PUT {
-                self.counts.put_bytes.store(limit, Ordering::Relaxed);
-            }
+        if limit == 0 || offered > limit {
+            self.outage.store(0, Ordering::Relaxed);
             return Ok(failure(StatusCode::FORBIDDEN, "AccessDenied"));
         }
+        // In a task of its own: what was begun is carried out, as by S3, when the client is gone before it is answered.
+        let response = tokio::spawn(self.carry_out(request, length)).await.map_err(io::Error::other)??;
+        match (but_500, lost) {
+            (true, _) => Ok(failure(StatusCode::INTERNAL_SERVER_ERROR, "InternalError")),
+            (_, true) => Err(io::Error::other("an injected loss")),
+            _ => Ok(response),
+        }
+    }
+}
+
+impl Layer {
+    async fn carry_out(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        length: u64,
+    ) -> io::Result<Response<s3s::Body>> {
+        let _under_way = UnderWay::new(&self.counts.under_way);
+        let headers = request.headers();
         let is_conditional = headers.contains_key("if-none-match") || headers.contains_key("if-match");
         let guard = match request.method() == Method::PUT && is_conditional {
             true => Some(self.conditional.lock().await),
@@ -215,15 +266,12 @@ impl Layer {
         drop(guard);
         let response = response.map_err(|error| io::Error::other(format!("{error:?}")))?;
         let response = self.uploads.note(seen, response, self.options.page_len).await?;
-        match (but_500, lost) {
-            (true, _) => Ok(failure(StatusCode::INTERNAL_SERVER_ERROR, "InternalError")),
-            (_, true) => Err(io::Error::other("an injected loss")),
-            _ => Ok(response),
+        if response.status().is_success() {
+            self.counts.put_bytes.fetch_add(length, Ordering::Relaxed);
         }
+        Ok(response)
     }
-}
 
-impl Layer {
     /// Whether a key of the bucket is a folder of s3s-fs, which answers 500 where S3 has no such key.
     fn is_folder(&self, path: &str) -> bool {
         let key = path.trim_start_matches('/');
@@ -244,7 +292,7 @@ fn failure(status: StatusCode, code: &str) -> Response<s3s::Body> {
 }
 
 /// SplitMix64 (Steele, Lea and Flood 2014) of the pair.
-fn draw(seed: u64, number: u64) -> u64 {
+pub(crate) fn draw(seed: u64, number: u64) -> u64 {
     let mut bits = seed.wrapping_add(number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

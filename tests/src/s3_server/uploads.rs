@@ -17,6 +17,7 @@ pub(super) struct Uploads(Mutex<BTreeMap<(String, String), Upload>>);
 #[derive(Debug)]
 struct Upload {
     begun: SystemTime,
+    algorithm: Option<String>,
     parts: BTreeMap<u32, Part>,
 }
 
@@ -37,6 +38,7 @@ pub(super) struct Seen {
     query: BTreeMap<String, String>,
     byte_len: u64,
     checksum: Option<String>,
+    algorithm: Option<String>,
 }
 
 impl Seen {
@@ -52,6 +54,7 @@ impl Seen {
             query: pairs.map(|(name, value)| (decoded(name), decoded(value))).collect(),
             byte_len: header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0),
             checksum: header("x-amz-checksum-crc64nvme"),
+            algorithm: header("x-amz-checksum-algorithm"),
         }
     }
 
@@ -111,7 +114,8 @@ impl Uploads {
         let text = String::from_utf8_lossy(&body);
         let id = text.split_once("<UploadId>").and_then(|(_, rest)| rest.split_once("</UploadId>"));
         let (id, _) = id.ok_or_else(|| io::Error::other(format!("no upload id: {text}")))?;
-        let upload = Upload { begun: SystemTime::now(), parts: BTreeMap::new() };
+        let (begun, algorithm) = (SystemTime::now(), seen.algorithm);
+        let upload = Upload { begun, algorithm, parts: BTreeMap::new() };
         self.with(|uploads| uploads.insert((seen.key, id.to_owned()), upload));
         Ok(Response::from_parts(parts, s3s::Body::from(body)))
     }
@@ -146,11 +150,14 @@ impl Uploads {
             let mut left = uploads.iter().filter(wanted);
             let (mut xml, mut last) = (String::from("<ListMultipartUploadsResult>"), None);
             for (at, upload) in left.by_ref().take(page_len) {
-                let (key, begun) = (escaped(&at.0), time(upload.begun));
+                let (key, id, begun) = (escaped(&at.0), &at.1, time(upload.begun));
+                let algorithm = upload.algorithm.as_ref().map_or(String::new(), |algorithm| {
+                    format!("<ChecksumAlgorithm>{algorithm}</ChecksumAlgorithm>")
+                });
                 let _ = write!(
                     xml,
-                    "<Upload><Key>{key}</Key><UploadId>{}</UploadId><Initiated>{begun}</Initiated></Upload>",
-                    at.1
+                    "<Upload><Key>{key}</Key><UploadId>{id}</UploadId>\
+                     <Initiated>{begun}</Initiated>{algorithm}</Upload>"
                 );
                 last = Some(at);
             }

@@ -8,6 +8,7 @@ mod pytorch_loads;
 mod reshard_matrix;
 mod scale;
 mod stores;
+mod transfer;
 
 use dcp::convert::{ConvertOptions, plan};
 use dcp::format::{Reader, by_name, open};

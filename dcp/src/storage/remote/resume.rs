@@ -18,8 +18,11 @@ pub(super) struct Resumable {
     pub(super) parts: BTreeMap<u64, (StoredPart, PartId)>,
 }
 
+/// The checksums of the parts that are sent.
+const ALGORITHM: &str = "CRC64NVME";
+
 /// The newest upload of an object of `byte_len` bytes that has a part with a checksum, and every part of which is as
-/// long as it must be; an object too small for parts has none.
+/// long as it must be; else the newest without parts that was begun for such; an object too small for parts has none.
 pub(super) fn resumable(
     uploads: &Uploads,
     object: &str,
@@ -32,13 +35,17 @@ pub(super) fn resumable(
     let mut found = uploads.list(object, path.as_ref())?;
     found.retain(|upload| upload.key == path.as_ref());
     found.sort_by_key(|upload| Reverse(upload.begun));
+    let mut empty = None;
     for upload in found {
         let Some(parts) = uploads.parts(object, path, &upload.id)? else { continue };
         if let Some(parts) = stored(&parts, byte_len) {
             return Ok(Some(Resumable { upload: upload.id, parts }));
         }
+        if parts.is_empty() && upload.algorithm.as_deref() == Some(ALGORITHM) && empty.is_none() {
+            empty = Some(Resumable { upload: upload.id, parts: BTreeMap::new() });
+        }
     }
-    Ok(None)
+    Ok(empty)
 }
 
 fn stored(parts: &[UploadedPart], byte_len: u64) -> Option<BTreeMap<u64, (StoredPart, PartId)>> {

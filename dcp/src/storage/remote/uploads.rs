@@ -32,6 +32,8 @@ pub(super) struct Upload {
     pub(super) key: String,
     pub(super) id: String,
     pub(super) begun: Option<SystemTime>,
+    /// The checksums that its parts must have, where the store says so.
+    pub(super) algorithm: Option<String>,
 }
 
 /// A part that is there.
@@ -73,6 +75,7 @@ struct UploadEntry {
     key: String,
     upload_id: String,
     initiated: Option<String>,
+    checksum_algorithm: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -119,6 +122,7 @@ impl Uploads {
                 key: entry.key,
                 id: entry.upload_id,
                 begun: time(entry.initiated),
+                algorithm: entry.checksum_algorithm,
             }));
             if !page.is_truncated {
                 return Ok(uploads);
