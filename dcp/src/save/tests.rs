@@ -1,0 +1,370 @@
+//! Four ranks save and load: what is there afterwards, whatever dies when.
+
+use super::*;
+use crate::coordinate::threads;
+use crate::copy::CopyOptions;
+use crate::format;
+use crate::layout::{Layout, Mesh, Placement, Region, copy_box, row_major};
+use crate::load::{Request, RequestTensor, load, newest_complete};
+use crate::model::{DType, FqnFilter, TensorSpec, Value};
+use crate::storage::faulty::{Fault, Faults, FaultyStore};
+use crate::storage::local::LocalStore;
+use crate::storage::memory::MemoryStore;
+use crate::storage::{Key, Storage};
+use crate::verify::{VerifyOptions, verify};
+use std::time::Duration;
+
+const RANKS: u32 = 4;
+const REPLICATE: Placement = Placement::Replicate;
+const ROWS: Placement = Placement::Shard { dim: 0 };
+const COLUMNS: Placement = Placement::Shard { dim: 1 };
+
+/// Name, shape and placements on the mesh dp 2 x tp 2 of what is saved.
+fn tensors() -> Vec<(&'static str, Vec<u64>, [Placement; 2])> {
+    vec![
+        ("both", vec![8, 6], [ROWS, COLUMNS]),
+        ("rows", vec![5, 3], [ROWS, REPLICATE]),
+        ("everywhere", vec![7], [REPLICATE, REPLICATE]),
+        ("scalar", vec![], [REPLICATE, REPLICATE]),
+        ("empty", vec![0, 4], [ROWS, REPLICATE]),
+        ("stage", vec![4, 4], [Placement::Only { coordinate: 1 }, ROWS]),
+    ]
+}
+
+fn mesh() -> Arc<Mesh> {
+    Arc::new(Mesh::new([("dp", 2), ("tp", 2)]).unwrap())
+}
+
+/// The bytes of a whole tensor; another `version`, other bytes.
+fn whole(name: &str, shape: &[u64], version: u64) -> Vec<u8> {
+    let seed = name
+        .bytes()
+        .fold(version.wrapping_mul(0x9e37_79b9), |seed, byte| seed.wrapping_mul(31) ^ u64::from(byte));
+    (0..4 * shape.iter().product::<u64>()).map(|at| (seed.wrapping_mul(at + 1) >> 13) as u8).collect()
+}
+
+fn cut(shape: &[u64], whole: &[u8], region: &Region) -> Vec<u8> {
+    let mut bytes = vec![0; 4 * region.elements() as usize];
+    if !region.is_empty() {
+        let from = 4 * region.position_in(&Region::whole(shape), &row_major(shape)) as usize;
+        copy_box(
+            &whole[from..],
+            &row_major(shape),
+            &mut bytes,
+            &row_major(&region.extent),
+            &region.extent,
+            4,
+        );
+    }
+    bytes
+}
+
+fn region_of(shape: &[u64], placements: [Placement; 2], rank: u32) -> Option<Region> {
+    Layout::new(mesh(), placements.to_vec(), shape.to_vec()).unwrap().region(rank)
+}
+
+fn state(rank: u32, version: u64) -> State {
+    let tensor = |(name, shape, placements): (&str, Vec<u64>, [Placement; 2])| StateTensor {
+        local: region_of(&shape, placements, rank).map(|region| {
+            Arc::new(HostMemory::new(cut(&shape, &whole(name, &shape, version), &region))) as _
+        }),
+        fqn: name.into(),
+        spec: TensorSpec::new(DType::F32, shape),
+        path: Vec::new(),
+        placements: placements.to_vec(),
+    };
+    let value = |name: String, value| StateValue { fqn: name.as_str().into(), path: Vec::new(), value };
+    State {
+        mesh: Some(mesh()),
+        tensors: tensors().into_iter().map(tensor).collect(),
+        values: vec![
+            value("version".to_owned(), Value::Int(version as i64)),
+            value(format!("rng.{rank}"), Value::Bytes(vec![rank as u8, version as u8])),
+        ],
+    }
+}
+
+fn options(format: &str) -> SaveOptions {
+    SaveOptions { memory_bytes_max: 64 << 20, ..SaveOptions::new(format::by_name(format).unwrap()) }
+}
+
+/// All ranks save `version` as a step, each through its own store.
+fn save_all(
+    stores: &[Arc<dyn Storage>],
+    options: &SaveOptions,
+    step: u64,
+    version: u64,
+) -> Vec<Result<Saved>> {
+    let coordinators = threads(RANKS, Duration::from_secs(20));
+    std::thread::scope(|scope| {
+        let save = |(rank, coordinator)| {
+            let run = Place { store: Arc::clone(&stores[rank as usize]), key: Key::new("run").unwrap() };
+            scope.spawn(move || {
+                let mut saver = Saver::new(run, options.clone(), Arc::new(coordinator))?;
+                let saving = saver.save(step, state(rank, version))?;
+                saving.wait_staged();
+                saving.wait_done()
+            })
+        };
+        let saves: Vec<_> = (0..).zip(coordinators).map(save).collect();
+        saves.into_iter().map(|save| save.join().unwrap()).collect()
+    })
+}
+
+fn must_save(store: &Arc<dyn Storage>, options: &SaveOptions, step: u64, version: u64) {
+    for saved in save_all(&same_store(store), options, step, version) {
+        saved.unwrap();
+    }
+}
+
+/// All ranks load the newest step; it must be `expected`, bit for bit, on every rank. Returns the step.
+fn load_all(store: &Arc<dyn Storage>, versions: &[u64]) -> (u64, u64) {
+    let coordinators = threads(RANKS, Duration::from_secs(20));
+    let found: Vec<(u64, u64)> = std::thread::scope(|scope| {
+        let load = |(rank, coordinator)| {
+            let run = Place { store: store.clone(), key: Key::new("run").unwrap() };
+            scope.spawn(move || {
+                let tensors = tensors();
+                let mut memory: Vec<Vec<u8>> = tensors
+                    .iter()
+                    .map(|(_, shape, placements)| region_of(shape, *placements, rank))
+                    .map(|region| vec![0xAA; 4 * region.map_or(0, |region| region.elements()) as usize])
+                    .collect();
+                let tensor = |((name, _, placements), target): (&(&'static str, _, [Placement; 2]), _)| {
+                    RequestTensor { fqn: name, placements: placements.to_vec(), target }
+                };
+                let wanted =
+                    tensors.iter().zip(memory.iter_mut().map(Vec::as_mut_slice)).map(tensor).collect();
+                let request = Request { mesh: Some(mesh()), tensors: wanted };
+                let loaded = load(&run, &coordinator, "load", request, CopyOptions::default()).unwrap();
+                let Value::Int(version) = loaded.reader.value(&"version".into()).unwrap() else { panic!() };
+                let version = version as u64;
+                assert!(loaded.amplification() <= 1.0 + 1e-9, "{loaded:?}");
+                for ((name, shape, placements), bytes) in tensors.iter().zip(&memory) {
+                    let region = region_of(shape, *placements, rank);
+                    let expected = region.map(|region| cut(shape, &whole(name, shape, version), &region));
+                    assert_eq!(bytes, &expected.unwrap_or_default(), "{name} of version {version}");
+                }
+                let rng = loaded.reader.value(&format!("rng.{rank}").as_str().into()).unwrap();
+                assert_eq!(rng, Value::Bytes(vec![rank as u8, version as u8]));
+                (loaded.step, version)
+            })
+        };
+        let loads: Vec<_> = (0..).zip(coordinators).map(load).collect();
+        loads.into_iter().map(|load| load.join().unwrap()).collect()
+    });
+    assert!(found.iter().all(|one| *one == found[0]), "{found:?}");
+    assert!(versions.contains(&found[0].1), "{found:?}, expected one of {versions:?}");
+    found[0]
+}
+
+fn same_store(store: &Arc<dyn Storage>) -> Vec<Arc<dyn Storage>> {
+    vec![store.clone(); RANKS as usize]
+}
+
+fn memory() -> Arc<dyn Storage> {
+    Arc::new(MemoryStore::new())
+}
+
+#[test]
+fn four_ranks_save_and_load() {
+    for (format, compress) in [("titan", false), ("titan", true), ("dcp", false)] {
+        let store = memory();
+        let options = SaveOptions { compress, prove_untorn: true, ..options(format) };
+        for saved in save_all(&same_store(&store), &options, 10, 1) {
+            assert_eq!(saved.unwrap().streamed_bytes, 0);
+        }
+        assert_eq!(load_all(&store, &[1]), (10, 1));
+        let run = Place { store: store.clone(), key: Key::new("run").unwrap() };
+        let newest = newest_complete(&run, None).unwrap();
+        let deep = VerifyOptions { deep: true, filter: FqnFilter::default(), threads: 2 };
+        let report = verify(&*newest.reader, &deep, &()).unwrap();
+        assert!(report.is_sound() && report.tensors == tensors().len(), "{:?}", report.findings);
+        // Every byte is written once, whoever holds it.
+        assert_eq!(report.read_bytes, newest.reader.catalog().tensor_bytes());
+        assert!(matches!(newest_complete(&run, Some(10)), Err(Error::NoneComplete { .. })));
+    }
+}
+
+#[test]
+fn a_second_save_of_a_step_takes_its_place_or_is_refused() {
+    let store = memory();
+    must_save(&store, &options("titan"), 10, 1);
+    must_save(&store, &options("titan"), 10, 2);
+    assert_eq!(load_all(&store, &[2]), (10, 2));
+    let refuse = SaveOptions { existing: Existing::Refuse, ..options("titan") };
+    let outcomes = save_all(&same_store(&store), &refuse, 10, 3);
+    assert!(matches!(outcomes[0], Err(Error::AlreadySaved { .. })), "{outcomes:?}");
+    assert!(outcomes[1..].iter().all(|one| matches!(one, Err(Error::RankFailed { rank: 0, .. }))));
+    assert_eq!(load_all(&store, &[2]), (10, 2));
+    let dcp = memory();
+    must_save(&dcp, &options("dcp"), 10, 1);
+    let outcomes = save_all(&same_store(&dcp), &options("dcp"), 10, 2);
+    assert!(matches!(outcomes[0], Err(Error::AlreadySaved { .. })), "{outcomes:?}");
+    assert_eq!(load_all(&dcp, &[1]), (10, 1));
+}
+
+/// A 4-rank job dies before, in the middle of, and after every single operation on its store in turn. Afterwards the
+/// step before or the new one loads bit for bit on all ranks; and a new job saves the step.
+#[test]
+#[expect(clippy::disallowed_macros, reason = "the number of crash points is a figure of docs/reliability.md")]
+fn a_job_that_dies_at_any_operation_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut points = 0;
+    for (number, on_disk) in [(0u64, false), (1, true)] {
+        for death in [Fault::DieBefore, Fault::DieTorn, Fault::DieAfter] {
+            for operation in 0.. {
+                let path = folder.path().join(format!("{number}-{death:?}-{operation}"));
+                let inner: Arc<dyn Storage> = match on_disk {
+                    true => Arc::new(LocalStore::new(&path)),
+                    false => memory(),
+                };
+                must_save(&inner, &options("titan"), 10, 1);
+                // A save of the next step, then one of the same step again.
+                let step = if operation % 2 == 0 { 20 } else { 10 };
+                let faults = Faults::at(operation, death);
+                // One process: its ranks are threads, and die together.
+                let dying: Arc<dyn Storage> = Arc::new(FaultyStore::new(inner.clone(), &faults));
+                let outcomes = save_all(&same_store(&dying), &options("titan"), step, 2);
+                let past_the_end = faults.hits().is_empty();
+                let (_, version) = load_all(&inner, &[1, 2]);
+                if outcomes[0].is_ok() {
+                    assert_eq!(version, 2, "{death:?} at {operation}: committed and not there");
+                }
+                must_save(&inner, &options("titan"), step, 3);
+                load_all(&inner, &[3]);
+                if on_disk {
+                    std::fs::remove_dir_all(&path).unwrap();
+                }
+                if past_the_end {
+                    break;
+                }
+                points += 1;
+            }
+        }
+    }
+    println!("{points} crash points");
+    assert!(points > 100, "{points}");
+}
+
+/// Memory that changes while it is read: every read gives other bytes.
+#[derive(Debug)]
+struct Restless(std::sync::atomic::AtomicU64, u64);
+
+impl Source for Restless {
+    fn byte_len(&self) -> u64 {
+        self.1
+    }
+
+    fn read(&self, _: u64, target: &mut [u8]) -> Result<()> {
+        target.fill(self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed) as u8);
+        Ok(())
+    }
+}
+
+/// A state of one rank and one tensor.
+fn alone(source: Arc<dyn Source>) -> State {
+    let spec = TensorSpec::new(DType::U8, [source.byte_len()]);
+    let (path, placements) = (Vec::new(), Vec::new());
+    let tensor = StateTensor { fqn: "w".into(), spec, path, placements, local: Some(source) };
+    State { mesh: None, tensors: vec![tensor], values: Vec::new() }
+}
+
+fn saver(store: &Arc<dyn Storage>, options: SaveOptions) -> Saver {
+    let run = Place { store: store.clone(), key: Key::new("run").unwrap() };
+    Saver::new(run, options, Arc::new(crate::coordinate::Alone)).unwrap()
+}
+
+#[test]
+fn a_state_that_changes_while_it_is_copied_is_not_committed() {
+    let store = memory();
+    let mut saver = saver(&store, SaveOptions { prove_untorn: true, ..options("titan") });
+    let saving = saver.save(1, alone(Arc::new(Restless(0.into(), 5 << 20)))).unwrap();
+    saving.wait_staged();
+    let error = saving.wait_done().unwrap_err();
+    assert!(matches!(&error, Error::Torn { fqn, .. } if fqn == "w"), "{error}");
+    assert_eq!(store.list(&Key::root()).unwrap(), []);
+    // Who has the error has it; the saver goes on.
+    saver.save(2, alone(Arc::new(HostMemory::new(vec![1; 100])))).unwrap().wait_done().unwrap();
+}
+
+#[test]
+fn a_state_larger_than_the_budget_is_streamed() {
+    let store = memory();
+    let bytes: Vec<u8> = (0..40u32 << 20).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let mut saver = saver(&store, SaveOptions { memory_bytes_max: 32 << 20, ..options("titan") });
+    let saving = saver.save(1, alone(Arc::new(HostMemory::new(bytes.clone())))).unwrap();
+    saving.wait_staged();
+    let saved = saving.wait_done().unwrap();
+    assert_eq!((saved.staged_bytes, saved.streamed_bytes), (0, 40 << 20));
+    let run = Place { store, key: Key::new("run").unwrap() };
+    let newest = newest_complete(&run, None).unwrap();
+    let mut found = vec![0; bytes.len()];
+    let region = Region::whole(&[bytes.len() as u64]);
+    crate::copy::TensorReader::new(&*newest.reader, "w").unwrap().read(&region, &mut found).unwrap();
+    assert!(found == bytes);
+}
+
+#[test]
+fn an_error_in_the_background_fails_the_next_call() {
+    let inner = memory();
+    let faults = Faults::at(2, Fault::Fail);
+    let store: Arc<dyn Storage> = Arc::new(FaultyStore::new(inner.clone(), &faults));
+    let mut saver = saver(&store, options("titan"));
+    saver.save(1, alone(Arc::new(HostMemory::new(vec![1; 100])))).unwrap();
+    let error = saver.save(2, alone(Arc::new(HostMemory::new(vec![2; 100])))).unwrap_err();
+    assert!(matches!(error, Error::Io { .. }), "{error}");
+    saver.save(3, alone(Arc::new(HostMemory::new(vec![3; 100])))).unwrap();
+    saver.finish().unwrap();
+    let run = Place { store: inner, key: Key::new("run").unwrap() };
+    assert_eq!(newest_complete(&run, None).unwrap().step, 3);
+}
+
+#[test]
+fn a_rank_that_fails_keeps_the_others_from_committing() {
+    for operation in 0..20 {
+        let inner = memory();
+        let faults = Faults::at(operation, Fault::DieBefore);
+        // Rank 2 is a process of its own, and its store dies; the others' lives on.
+        let mut stores = same_store(&inner);
+        stores[2] = Arc::new(FaultyStore::new(inner.clone(), &faults));
+        let outcomes = save_all(&stores, &options("titan"), 10, 1);
+        if faults.hits().is_empty() {
+            assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+            assert!(operation > 3, "rank 2 wrote something");
+            return;
+        }
+        assert!(matches!(outcomes[0], Err(Error::RankFailed { rank: 2, .. })), "{outcomes:?}");
+        assert!(outcomes.iter().all(Result::is_err), "{outcomes:?}");
+        let run = Place { store: inner, key: Key::new("run").unwrap() };
+        assert!(matches!(newest_complete(&run, None), Err(Error::NoneComplete { .. })));
+    }
+    panic!("the save has more than 20 operations on one rank");
+}
+
+#[test]
+fn a_damaged_step_is_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Storage> = Arc::new(LocalStore::new(folder.path()));
+    must_save(&store, &options("titan"), 10, 1);
+    must_save(&store, &options("titan"), 20, 2);
+    let objects = store.list(&Key::new("run/step-20").unwrap()).unwrap();
+    let shard = objects.iter().find(|object| object.key.name().ends_with("r00003-0000.safetensors")).unwrap();
+    let path = folder.path().join(shard.key.as_str());
+    let mut bytes = std::fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    // Its lengths are right, so that only reading it tells.
+    assert_eq!(load_all(&store, &[1]), (10, 1));
+    std::fs::write(&path, &bytes[1..]).unwrap();
+    assert_eq!(load_all(&store, &[1]), (10, 1));
+}
+
+#[test]
+fn formats_without_slots_are_refused() {
+    let run = Place { store: memory(), key: Key::root() };
+    for format in ["pt", "safetensors"] {
+        let saver = Saver::new(run.clone(), options(format), Arc::new(crate::coordinate::Alone));
+        assert!(matches!(saver, Err(Error::Usage(_))), "{format}");
+    }
+}

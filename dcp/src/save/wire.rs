@@ -1,0 +1,105 @@
+//! What ranks say to each other about a save: values, encoded as everywhere else, as `torch.save` archives.
+//!
+//! A report is a list: the error's text or `None`, then `(FQN, path, value)` for each value. An announcement is
+//! `(attempt, generation)`, or the error's text.
+
+use super::state::StateValue;
+use crate::error::{Error, Result};
+use crate::format::Attempt;
+use crate::format::wire::archive;
+use crate::model::{Fqn, PathPart, Value};
+
+/// What error messages call a message.
+const WHAT: &str = "a message between ranks";
+
+/// "I am ready, and these are my values", or why not. A value that cannot be sent makes it an error.
+pub(super) fn report(outcome: std::result::Result<&[StateValue], &Error>) -> Vec<u8> {
+    let entry = |value: &StateValue| {
+        let path = value.path.iter().map(|part| match part {
+            PathPart::Key(key) => Value::Str(key.clone()),
+            PathPart::Index(index) => Value::Int(*index as i64),
+        });
+        let fqn = Value::Str(value.fqn.as_str().to_owned());
+        Value::Tuple(vec![fqn, Value::List(path.collect()), value.value.clone()])
+    };
+    let message = match outcome {
+        Ok(values) => std::iter::once(Value::None).chain(values.iter().map(entry)).collect(),
+        Err(error) => vec![Value::Str(error.to_string())],
+    };
+    match archive::encode(&Value::List(message)) {
+        Ok(bytes) => bytes,
+        Err(why) => {
+            let refused = Value::List(vec![Value::Str(format!("a value cannot be saved: {why}"))]);
+            archive::encode(&refused).unwrap_or_default()
+        }
+    }
+}
+
+/// The first rank, by its position, whose report is an error.
+pub(super) fn failed(messages: &[Vec<u8>]) -> Result<()> {
+    for (rank, message) in (0..).zip(messages) {
+        if let (Some(message), _) = decode(message)? {
+            return Err(Error::RankFailed { rank, message });
+        }
+    }
+    Ok(())
+}
+
+/// The values of a report.
+pub(super) fn values(message: &[u8]) -> Result<Vec<StateValue>> {
+    decode(message).map(|(_, values)| values)
+}
+
+fn decode(message: &[u8]) -> Result<(Option<String>, Vec<StateValue>)> {
+    let malformed = || Error::malformed("another rank", WHAT, "it is no report");
+    let Value::List(message) = archive::decode(message, "another rank")? else { return Err(malformed()) };
+    let mut message = message.into_iter();
+    let error = match message.next() {
+        Some(Value::None) => None,
+        Some(Value::Str(error)) => Some(error),
+        _ => return Err(malformed()),
+    };
+    let values = message.map(|entry| {
+        let Value::Tuple(entry) = entry else { return Err(malformed()) };
+        let Ok([Value::Str(fqn), Value::List(path), value]) = <[Value; 3]>::try_from(entry) else {
+            return Err(malformed());
+        };
+        let part = |part| match part {
+            Value::Str(key) => Ok(PathPart::Key(key)),
+            Value::Int(index) => u64::try_from(index).map(PathPart::Index).map_err(|_| malformed()),
+            _ => Err(malformed()),
+        };
+        let path = path.into_iter().map(part).collect::<Result<_>>()?;
+        Ok(StateValue { fqn: Fqn::from(fqn.as_str()), path, value })
+    });
+    Ok((error, values.collect::<Result<_>>()?))
+}
+
+/// The attempt that all ranks write, or why there is none.
+pub(super) fn announce(attempt: std::result::Result<&Attempt, &Error>) -> Vec<u8> {
+    let message = match attempt {
+        Ok(attempt) => {
+            Value::Tuple(vec![Value::Str(attempt.id.clone()), Value::Int(i64::from(attempt.generation))])
+        }
+        Err(error) => Value::Str(error.to_string()),
+    };
+    archive::encode(&message).unwrap_or_default()
+}
+
+/// Reads an announcement.
+///
+/// Errors: [`Error::RankFailed`] with what kept rank 0 from choosing an attempt.
+pub(super) fn announced(message: &[u8]) -> Result<Attempt> {
+    match archive::decode(message, "rank 0")? {
+        Value::Str(message) => Err(Error::RankFailed { rank: 0, message }),
+        Value::Tuple(attempt) => match &attempt[..] {
+            [Value::Str(id), Value::Int(generation)] => Ok(Attempt {
+                id: id.clone(),
+                generation: u32::try_from(*generation)
+                    .map_err(|_| Error::malformed("rank 0", WHAT, "it has no generation"))?,
+            }),
+            _ => Err(Error::malformed("rank 0", WHAT, "it is no announcement")),
+        },
+        _ => Err(Error::malformed("rank 0", WHAT, "it is no announcement")),
+    }
+}
