@@ -4,6 +4,7 @@ are counted `WANTED_BYTES n` and `READ_BYTES n` (what the process asked of the k
 
 usage: bench_peer.py dcp_to_torch_save | hf_consolidated | load_columns   SOURCE TARGET
        bench_peer.py load_eighth SOURCE TARGET DIM
+       bench_peer.py save | async_save_returns | async_save_done   GIB TARGET
 """
 
 import os
@@ -97,7 +98,36 @@ def load_eighth(source, target, dim):
     return seconds
 
 
+def state(gib):
+    from bench_checkpoint import shapes
+
+    random = torch.Generator().manual_seed(1)
+    return {name: torch.rand(shape, generator=random) for name, shape in shapes("rows", float(gib)).items()}
+
+
+def save(gib, target):
+    tensors = state(gib)
+    start = time.perf_counter()
+    dcp.save(tensors, checkpoint_id=target, no_dist=True)
+    return time.perf_counter() - start
+
+
+def async_save(gib, target, until):
+    tensors = state(gib)
+    dist.init_process_group("gloo", init_method=f"file://{target}.store", rank=0, world_size=1)
+    start = time.perf_counter()
+    done = dcp.async_save(tensors, checkpoint_id=target)
+    returned = time.perf_counter() - start
+    done.result()
+    seconds = returned if until == "returns" else time.perf_counter() - start
+    dist.destroy_process_group()
+    return seconds
+
+
 OPERATIONS = {
+    "save": save,
+    "async_save_returns": lambda gib, target: async_save(gib, target, "returns"),
+    "async_save_done": lambda gib, target: async_save(gib, target, "done"),
     "dcp_to_torch_save": to_torch_save,
     "hf_consolidated": hf_consolidated,
     "load_columns": load_columns,

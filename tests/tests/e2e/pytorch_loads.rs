@@ -2,9 +2,15 @@
 
 use crate::{convert, fixture, place};
 use dcp::convert::{ConvertOptions, Sharding};
+use dcp::coordinate::Alone;
+use dcp::copy::TensorReader;
 use dcp::format::WriteOptions;
+use dcp::layout::Region;
+use dcp::model::{Fqn, Tensor, Value};
 use dcp::plan::Degrees;
+use dcp::save::{HostMemory, SaveOptions, Saver, State, StateTensor, StateValue};
 use std::path::Path;
+use std::sync::Arc;
 
 const LLAMA: &str = "torch-2.11/llama_ws4_2d";
 
@@ -49,6 +55,42 @@ fn torch_2_15_loads_our_dcp() {
 #[test]
 fn torch_2_11_loads_our_dcp_into_another_sharding_on_two_ranks() {
     resharded_dcp_loads("2.11", "dcp-resharded");
+}
+
+/// A trainer's save in PyTorch's format, whose files are below a folder of the attempt.
+fn saved_dcp_loads(version: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let source = fixture(&format!("{LLAMA}/ckpt"));
+    let tensor = |(fqn, tensor): (&Fqn, &Tensor)| {
+        let mut bytes = vec![0; tensor.spec.bytes().unwrap() as usize];
+        let reader = TensorReader::new(&*source, fqn.as_str()).unwrap();
+        reader.read(&Region::whole(&tensor.spec.shape), &mut bytes).unwrap();
+        let (fqn, spec, path) = (fqn.clone(), tensor.spec.clone(), tensor.path.clone());
+        let local = Some(Arc::new(HostMemory::new(bytes)) as _);
+        StateTensor { fqn, spec, path, placements: Vec::new(), local }
+    };
+    let tensors = source.catalog().tensors.iter().map(tensor).collect();
+    let value = StateValue { fqn: "train_state".into(), path: Vec::new(), value: Value::Int(7) };
+    let options = SaveOptions::new(dcp::format::by_name("dcp").unwrap());
+    let mut saver = Saver::new(place(folder.path()), options, Arc::new(Alone)).unwrap();
+    saver.save(7, State { mesh: None, tensors, values: vec![value] }).unwrap().wait_done().unwrap();
+    let expected = e2e::fixtures().join(LLAMA).join("expected.safetensors");
+    loads(version, "dcp", &folder.path().join("step-7"), &expected);
+}
+
+#[test]
+fn torch_2_4_loads_what_a_trainer_saved() {
+    saved_dcp_loads("2.4");
+}
+
+#[test]
+fn torch_2_11_loads_what_a_trainer_saved() {
+    saved_dcp_loads("2.11");
+}
+
+#[test]
+fn torch_2_15_loads_what_a_trainer_saved() {
+    saved_dcp_loads("2.15");
 }
 
 #[test]

@@ -143,6 +143,45 @@ pub(super) static COMPARISONS: &[Comparison] = &[
         limit: Limit::Amplification(1.1),
     },
     Comparison {
+        name: "save: the call returns",
+        source: Source::Nothing,
+        sides: &[Side {
+            label: "Saver::save",
+            run: Run::Example("save_state", &[&["return", "DST", "GIB"]]),
+        }],
+        limit: Limit::Seconds(0.005),
+    },
+    Comparison {
+        name: "save: the state may change again",
+        source: Source::Nothing,
+        sides: &[
+            Side { label: "wait_staged", run: Run::Example("save_state", &[&["snapshot", "DST", "GIB"]]) },
+            Side { label: "warm memcpy", run: Run::Example("save_state", &[&["memcpy", "DST", "GIB"]]) },
+            Side { label: "async_save returns", run: Run::Torch(&["async_save_returns", "GIB", "DST"]) },
+        ],
+        limit: Limit::Times { slower_than_first: 1.2, faster_than_second: None },
+    },
+    Comparison {
+        name: "save: durable",
+        source: Source::Nothing,
+        sides: &[
+            Side { label: "wait_done", run: Run::Example("save_state", &[&["total", "DST", "GIB"]]) },
+            Side { label: "write + fsync", run: Run::Example("save_state", &[&["write", "DST", "GIB"]]) },
+            Side { label: "dcp.save", run: Run::Torch(&["save", "GIB", "DST"]) },
+            Side { label: "async_save, done", run: Run::Torch(&["async_save_done", "GIB", "DST"]) },
+        ],
+        limit: Limit::Times { slower_than_first: 1.2, faster_than_second: Some(2.0) },
+    },
+    Comparison {
+        name: "computation of one thread beside saves",
+        source: Source::Nothing,
+        sides: &[
+            Side { label: "while saving", run: Run::Example("save_state", &[&["compute", "DST", "GIB"]]) },
+            Side { label: "alone", run: Run::Example("save_state", &[&["compute-alone", "DST", "GIB"]]) },
+        ],
+        limit: Limit::Times { slower_than_first: 1.11, faster_than_second: None },
+    },
+    Comparison {
         name: "open Llama 405B + AdamW of 16,384 ranks",
         source: Source::Nothing,
         sides: &[Side { label: "dcp::format::open", run: Run::Example("scale", &[&["open"]]) }],

@@ -30,8 +30,12 @@ struct Said {
 impl Bench {
     /// Builds ours, finds the peer.
     pub(super) fn new(root: &Path, gib: f64, cold: bool) -> Result<Self> {
-        for what in [&["titan-ckpt"][..], &["dcp", "--example", "load_shard"], &["e2e", "--example", "scale"]]
-        {
+        for what in [
+            &["titan-ckpt"][..],
+            &["dcp", "--example", "load_shard"],
+            &["dcp", "--example", "save_state"],
+            &["e2e", "--example", "scale"],
+        ] {
             run_command(cargo(&["build", "--release", "--package"]).args(what).current_dir(root))?;
         }
         let python = peers::ensure_peer(root, peers::find("2.11")?)?.python;
@@ -118,6 +122,7 @@ impl Bench {
         let filled = |mut command: Command, args: &[&str]| {
             for arg in args {
                 match (*arg, arg.strip_prefix("DST")) {
+                    ("GIB", _) => command.arg(self.gib.to_string()),
                     ("SRC", _) => command.arg(source),
                     (_, Some(extension)) => command.arg(format!("{}{extension}", target.display())),
                     _ => command.arg(arg),
