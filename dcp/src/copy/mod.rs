@@ -8,10 +8,12 @@
 
 mod blocks;
 mod engine;
+mod framing;
 mod job;
 mod load;
 mod parts;
 mod read_box;
+mod region_sums;
 mod sink;
 mod tensor_reader;
 #[cfg(test)]

@@ -1,14 +1,16 @@
 //! One object being written: its bytes, its checksums, its frames.
 
+use super::framing::Framing;
+use super::region_sums::{RegionSums, Strip};
 use crate::error::{Error, Result};
-use crate::format::{ChecksumKind, Draft, Frame, ObjectDraft, ObjectSums};
+use crate::format::{ChecksumKind, Draft, Frame, ObjectDraft, ObjectSums, Patch};
 use crate::model::DType;
 use crate::storage::{Key, ObjectWriter, Storage};
 use crate::threads::lock;
-use crc_fast::CrcAlgorithm::{self, Crc32IsoHdlc, Crc64Nvme};
+use crc_fast::CrcAlgorithm::{Crc32IsoHdlc, Crc64Nvme};
 use std::sync::{Mutex, OnceLock};
 
-/// Checksum of part of a placed region.
+/// Checksum of part of a block of a placed region.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Part {
     placed: u32,
@@ -28,6 +30,8 @@ pub(crate) struct ObjectSink<'a> {
     writer: OnceLock<Box<dyn ObjectWriter>>,
     /// Held while the object is created, so that it is created once.
     creating: Mutex<()>,
+    framing: Framing<'a>,
+    regions: RegionSums,
     parts: Mutex<Vec<Part>>,
     frames: Mutex<Vec<(u32, u64, Frame)>>,
     /// Where the next frame goes.
@@ -49,17 +53,19 @@ impl<'a> ObjectSink<'a> {
             key: root.join(object.key.as_str())?,
             writer: OnceLock::new(),
             creating: Mutex::default(),
+            framing: Framing::new(object),
+            regions: RegionSums::default(),
             parts: Mutex::default(),
             frames: Mutex::default(),
             cursor: Mutex::new(object.byte_len),
         })
     }
 
-    fn object(&self) -> &ObjectDraft {
+    fn object(&self) -> &'a ObjectDraft {
         &self.draft.objects()[self.index]
     }
 
-    /// The writer, created with the object's fixed bytes when first asked for.
+    /// The writer, created with the object's first fixed bytes when first asked for.
     pub(crate) fn writer(&self) -> Result<&dyn ObjectWriter> {
         if let Some(writer) = self.writer.get() {
             return Ok(&**writer);
@@ -68,9 +74,7 @@ impl<'a> ObjectSink<'a> {
         if self.writer.get().is_none() {
             let byte_len = (!self.draft.compressed()).then_some(self.object().byte_len);
             let writer = self.store.create(&self.key, byte_len)?;
-            for patch in &self.object().fixed {
-                writer.write_at(patch.byte_offset, &patch.bytes)?;
-            }
+            put(&*writer, self.framing.first())?;
             let _ = self.writer.set(writer);
         }
         self.writer.get().map(|writer| &**writer).ok_or(Error::Interrupted)
@@ -81,27 +85,44 @@ impl<'a> ObjectSink<'a> {
         if self.draft.compressed() {
             return self.append(placed, region_offset, dtype, bytes);
         }
+        let region = &self.object().placed[placed as usize];
+        self.writer()?.write_at(region.byte_offset + region_offset, bytes)?;
+        let mut strip = Strip { byte_offset: region_offset, byte_len: bytes.len() as u64, crc32: None };
         match self.draft.checksums() {
             ChecksumKind::None => {}
-            ChecksumKind::Crc32 => self.sum(placed, region_offset, Crc32IsoHdlc, bytes),
+            ChecksumKind::Crc32 => strip.crc32 = Some(crc_fast::checksum(Crc32IsoHdlc, bytes) as u32),
             ChecksumKind::Crc64Blocks { block_bytes } => {
                 let (mut at, mut rest) = (region_offset, bytes);
                 while !rest.is_empty() {
                     let (block, after) =
                         rest.split_at(rest.len().min((block_bytes - at % block_bytes) as usize));
-                    self.sum(placed, at, Crc64Nvme, block);
+                    self.sum_block(placed, at, block);
                     at += block.len() as u64;
                     rest = after;
                 }
             }
         }
-        let byte_offset = self.object().placed[placed as usize].byte_offset + region_offset;
-        self.writer()?.write_at(byte_offset, bytes)?;
+        let region_bytes = dtype.bytes(region.region.elements()).unwrap_or(u64::MAX);
+        if let Some(crc32) = self.regions.note(placed, strip, region_bytes) {
+            self.complete(placed, crc32)?;
+        }
         Ok(bytes.len() as u64)
     }
 
-    fn sum(&self, placed: u32, byte_offset: u64, algorithm: CrcAlgorithm, bytes: &[u8]) {
-        let crc = crc_fast::checksum(algorithm, bytes);
+    /// Writes what stands around a region whose bytes are all there, so that nothing waits for it until the end.
+    fn complete(&self, placed: u32, crc32: u32) -> Result<()> {
+        let writer = self.writer()?;
+        put(writer, self.framing.around(placed))?;
+        match self.draft.checksums() {
+            ChecksumKind::Crc32 => {
+                put(writer, &self.draft.late_of_region(self.index, placed as usize, crc32))
+            }
+            ChecksumKind::None | ChecksumKind::Crc64Blocks { .. } => Ok(()),
+        }
+    }
+
+    fn sum_block(&self, placed: u32, byte_offset: u64, bytes: &[u8]) {
+        let crc = crc_fast::checksum(Crc64Nvme, bytes);
         lock(&self.parts).push(Part { placed, byte_offset, byte_len: bytes.len() as u64, crc });
     }
 
@@ -124,32 +145,31 @@ impl<'a> ObjectSink<'a> {
 
     /// Writes what depends on the data, makes the object durable and visible, and returns what was measured.
     pub(crate) fn finish(self) -> Result<ObjectSums> {
-        let sums = self.sums();
+        let sums = self.sums()?;
         let writer = self.writer()?;
-        for patch in self.draft.late(self.index, &sums) {
-            writer.write_at(patch.byte_offset, &patch.bytes)?;
-        }
+        put(writer, self.framing.rest())?;
+        put(writer, &self.draft.late(self.index, &sums))?;
         self.writer.into_inner().ok_or(Error::Interrupted)?.finish()?;
         Ok(sums)
     }
 
-    fn sums(&self) -> ObjectSums {
+    fn sums(&self) -> Result<ObjectSums> {
         let placed = &self.object().placed;
         let mut sums = ObjectSums { byte_len: *lock(&self.cursor), ..ObjectSums::default() };
-        let mut parts = std::mem::take(&mut *lock(&self.parts));
-        parts.sort_unstable();
         match self.draft.checksums() {
             ChecksumKind::None => {}
             ChecksumKind::Crc32 => {
-                sums.crc32 = vec![0; placed.len()];
-                for part in parts {
-                    let crc = &mut sums.crc32[part.placed as usize];
-                    let joined =
-                        crc_fast::checksum_combine(Crc32IsoHdlc, u64::from(*crc), part.crc, part.byte_len);
-                    *crc = joined as u32;
+                for (index, (crc32, complete)) in (0..).zip(self.regions.finish(placed.len())) {
+                    // A region without bytes is never written to, but may have framing that waits for it.
+                    if !complete {
+                        self.complete(index, crc32)?;
+                    }
+                    sums.crc32.push(crc32);
                 }
             }
             ChecksumKind::Crc64Blocks { block_bytes } => {
+                let mut parts = std::mem::take(&mut *lock(&self.parts));
+                parts.sort_unstable();
                 sums.blocks = vec![Vec::new(); placed.len()];
                 for part in parts {
                     let blocks = &mut sums.blocks[part.placed as usize];
@@ -168,6 +188,10 @@ impl<'a> ObjectSink<'a> {
             sums.frames = vec![Vec::new(); placed.len()];
             frames.into_iter().for_each(|(placed, _, frame)| sums.frames[placed as usize].push(frame));
         }
-        sums
+        Ok(sums)
     }
+}
+
+fn put<'p>(writer: &dyn ObjectWriter, patches: impl IntoIterator<Item = &'p Patch>) -> Result<()> {
+    patches.into_iter().try_for_each(|patch| writer.write_at(patch.byte_offset, &patch.bytes))
 }

@@ -425,7 +425,16 @@ pub trait Draft: Send + Sync + Debug {
         0
     }
 
-    /// Bytes of object `index` that depend on what was written: checksums in framing.
+    /// Bytes of object `index` that depend on one placed region and nothing else: its checksum in the framing around it.
+    /// Asked for once per region, with [`ChecksumKind::Crc32`] only, as soon as all its bytes are written: an upload
+    /// keeps what stands beside them in memory until then.
+    fn late_of_region(&self, index: usize, placed: usize, crc32: u32) -> Vec<Patch> {
+        let _ = (index, placed, crc32);
+        Vec::new()
+    }
+
+    /// Bytes of object `index` that depend on all that was written, as a directory of checksums does, without those of
+    /// [`Draft::late_of_region`].
     fn late(&self, index: usize, sums: &ObjectSums) -> Vec<Patch> {
         let _ = (index, sums);
         Vec::new()

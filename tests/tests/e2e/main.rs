@@ -8,6 +8,7 @@ mod pytorch_loads;
 mod reshard_matrix;
 mod scale;
 mod stores;
+mod streaming;
 mod transfer;
 
 use dcp::convert::{ConvertOptions, plan};

@@ -206,7 +206,16 @@ impl TitanDraft {
         }
         let header = encode_header(key.as_str(), &self.table, pieces, shard, VERSION, &self.head.attempt)?;
         let (data_start, byte_len) = (header.bytes.len() as u64, header.end);
-        let fixed = vec![Patch { byte_offset: 0, bytes: header.bytes }];
+        let mut fixed = vec![Patch { byte_offset: 0, bytes: header.bytes }];
+        // What aligns the data is written too: an upload waits for every byte of a part.
+        let mut end = data_start;
+        for &(index, data_offset) in &shard.placed {
+            let byte_offset = data_start + data_offset;
+            if byte_offset > end {
+                fixed.push(Patch { byte_offset: end, bytes: vec![0; (byte_offset - end) as usize] });
+            }
+            end = byte_offset + pieces[index as usize].byte_len;
+        }
         Ok(ObjectDraft { key, writer, byte_len, fixed, placed: place(data_start) })
     }
 

@@ -6,8 +6,7 @@ use super::tensor_item::TensorItem;
 use crate::error::{Error, Result};
 use crate::format::wire::archive;
 use crate::format::{
-    Attempt, ChecksumKind, Draft, ObjectDraft, ObjectSums, Patch, PlacedRegion, Target, TargetTensor,
-    WriteOptions,
+    Attempt, ChecksumKind, Draft, ObjectDraft, Patch, PlacedRegion, Target, TargetTensor, WriteOptions,
 };
 use crate::layout::Region;
 use crate::model::TensorSpec;
@@ -32,9 +31,10 @@ impl Draft for DcpDraft {
         ChecksumKind::Crc32
     }
 
-    fn late(&self, index: usize, sums: &ObjectSums) -> Vec<Patch> {
-        let items = self.items[index].iter().zip(&sums.crc32);
-        items.flat_map(|(item, &crc32)| item.layout.late(item.base, &[crc32])).collect()
+    /// An item is an archive of its own, with one record that comes late.
+    fn late_of_region(&self, index: usize, placed: usize, crc32: u32) -> Vec<Patch> {
+        let item = &self.items[index][placed];
+        item.layout.late(item.base, &[crc32])
     }
 
     /// The metadata, without which the files are no checkpoint.
@@ -165,9 +165,14 @@ impl File {
 
     /// Adds the item of a chunk; `None` where the file grows past 2^62 bytes.
     fn add_chunk(&mut self, tensor: u32, spec: &TensorSpec, region: &Region) -> Option<PlacedItem> {
-        let item =
-            TensorItem::place(&TensorSpec::new(spec.dtype, region.extent.as_slice()), self.object.byte_len)?;
+        let byte_offset = self.object.byte_len;
+        let item = TensorItem::place(&TensorSpec::new(spec.dtype, region.extent.as_slice()), byte_offset)?;
         let base = item.base;
+        // The gap is written too: an upload waits for every byte of a part.
+        if base > byte_offset {
+            let bytes = vec![0; (base - byte_offset) as usize];
+            self.object.fixed.push(Patch { byte_offset, bytes });
+        }
         self.object.byte_len = item.end();
         self.object.fixed.extend(item.layout.fixed(base));
         if !region.is_empty() {

@@ -23,6 +23,8 @@ const PAGE_BYTES: u64 = 4096;
 pub(super) struct TorchSaveDraft {
     objects: Vec<ObjectDraft>,
     layout: ZipLayout,
+    /// The record of each placed region.
+    records: Vec<usize>,
 }
 
 impl Draft for TorchSaveDraft {
@@ -34,8 +36,12 @@ impl Draft for TorchSaveDraft {
         ChecksumKind::Crc32
     }
 
+    fn late_of_region(&self, _index: usize, placed: usize, crc32: u32) -> Vec<Patch> {
+        self.layout.late_descriptor(0, self.records[placed], crc32)
+    }
+
     fn late(&self, _index: usize, sums: &ObjectSums) -> Vec<Patch> {
-        self.layout.late(0, &sums.crc32)
+        self.layout.late_directory(0, &sums.crc32)
     }
 
     /// The file is all there is.
@@ -181,6 +187,7 @@ fn lay_out(target: &Target, file_name: &str, data: Vec<u8>, storages: Vec<Conten
     }
     records.push(small("version", b"3\n".to_vec()));
     let layout = ZipLayout::new(&prefix(file_name), records);
+    let records = placed.iter().map(|&(record, _)| record).collect();
     let placed = placed
         .into_iter()
         .map(|(record, tensor)| PlacedRegion {
@@ -191,7 +198,7 @@ fn lay_out(target: &Target, file_name: &str, data: Vec<u8>, storages: Vec<Conten
         .collect();
     let key = Key::new(file_name).unwrap_or_else(|_| Key::root());
     let object = ObjectDraft { key, writer: 0, byte_len: layout.byte_len(), fixed: layout.fixed(0), placed };
-    TorchSaveDraft { objects: vec![object], layout }
+    TorchSaveDraft { objects: vec![object], layout, records }
 }
 
 /// The folder inside the archive: the file's stem, as `torch.save` names it.

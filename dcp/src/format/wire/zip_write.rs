@@ -241,12 +241,34 @@ impl ZipLayout {
     pub fn late(&self, base: u64, later_crc32: &[u32]) -> Vec<Patch> {
         let mut patches = Vec::new();
         let mut crcs = later_crc32.iter().copied();
-        for record in &self.placed {
-            if let Contents::Later { byte_len } = record.contents {
+        for (index, record) in self.placed.iter().enumerate() {
+            if matches!(record.contents, Contents::Later { .. }) {
                 let crc32 = crcs.next().expect("one CRC per record that was written later");
-                append(&mut patches, base + record.data_offset + byte_len, record.descriptor(crc32));
+                for Patch { byte_offset, bytes } in self.late_descriptor(base, index, crc32) {
+                    append(&mut patches, byte_offset, bytes);
+                }
             }
         }
+        for Patch { byte_offset, bytes } in self.late_directory(base, later_crc32) {
+            append(&mut patches, byte_offset, bytes);
+        }
+        patches
+    }
+
+    /// What depends on the CRC of record `index` alone; nothing where its contents were known or are empty.
+    pub fn late_descriptor(&self, base: u64, index: usize, crc32: u32) -> Vec<Patch> {
+        let record = &self.placed[index];
+        let mut patches = Vec::new();
+        if let Contents::Later { byte_len } = record.contents {
+            append(&mut patches, base + record.data_offset + byte_len, record.descriptor(crc32));
+        }
+        patches
+    }
+
+    /// What depends on the CRCs of all [`Contents::Later`] data, given in the records' order. Nothing where there is no
+    /// such record.
+    pub fn late_directory(&self, base: u64, later_crc32: &[u32]) -> Vec<Patch> {
+        let mut patches = Vec::new();
         if self.placed.iter().any(|record| matches!(record.contents, Contents::Later { .. })) {
             let directory = self.directory(&mut later_crc32.iter().copied());
             append(&mut patches, base + self.directory_offset, directory);
