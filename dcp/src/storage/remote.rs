@@ -12,6 +12,9 @@ mod reader;
 mod requests;
 mod resume;
 mod runtime;
+mod spill;
+#[cfg(test)]
+mod spill_tests;
 mod store;
 mod uploads;
 mod writer;

@@ -2,8 +2,14 @@
 //!
 //! An object is cut in parts of equal length, the last one shorter. A write that fills a whole part passes through; any
 //! other is kept until its part is full: the engine fills an object from front to back, so that few parts are open.
+//!
+//! A part that is not touched for long can be spilled: from then on its bytes, those that are there and those that
+//! come, are kept in a *slot* of a temporary file, a stretch as long as a part that is used again once the part is sent.
+//! Every byte is so written there at most once, however long the parts wait.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// S3 takes at most this many parts of an object.
 const PARTS_MAX: u64 = 10_000;
@@ -24,12 +30,75 @@ pub(super) fn object_bytes_max(part_bytes: u64) -> u64 {
     part_bytes.saturating_mul(PARTS_MAX)
 }
 
+/// Half-filled parts of a store's writers take at most this much memory, about as much again as the requests under way
+/// and a copy's own buffers. Written front to back, an object needs one part or two, 16 MiB each: this is room for
+/// twenty or more objects at once. What needs more is either very many objects or written in a strange order.
+const HALF_FILLED_BYTES_MAX: u64 = 512 << 20;
+
+/// What all writers of a store have of the memory that half-filled parts may take.
+#[derive(Debug)]
+pub(super) struct HalfFilled {
+    bytes: AtomicU64,
+    pub(super) bytes_max: u64,
+}
+
+impl Default for HalfFilled {
+    fn default() -> Self {
+        HalfFilled { bytes: AtomicU64::new(0), bytes_max: HALF_FILLED_BYTES_MAX }
+    }
+}
+
+impl HalfFilled {
+    /// Notes that one writer's share is another now; gives the sum of all.
+    pub(super) fn replace(&self, was: u64, now: u64) -> u64 {
+        let change = now.wrapping_sub(was);
+        self.bytes.fetch_add(change, Ordering::Relaxed).wrapping_add(change)
+    }
+}
+
 /// A part whose bytes are all there.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Part {
     /// Its number, from 0.
     pub(super) index: u64,
     /// Its bytes.
+    pub(super) contents: Contents,
+}
+
+/// Where the bytes of a part are.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Contents {
+    /// Here.
+    Memory(Vec<u8>),
+    /// In the temporary file, until the next step.
+    File {
+        /// The first of them.
+        file_offset: u64,
+        /// How many.
+        byte_len: u64,
+    },
+}
+
+/// What a write asks for. Steps are taken one by one in their order.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Send a part.
+    Send(Part),
+    /// Put part of the write into the temporary file.
+    Store {
+        /// Where.
+        file_offset: u64,
+        /// Which of the write's bytes.
+        bytes: Range<usize>,
+    },
+}
+
+/// The memory of a part that goes to the temporary file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Spill {
+    /// Where.
+    pub(super) file_offset: u64,
+    /// All bytes of the part, zeros where nothing was written yet.
     pub(super) bytes: Vec<u8>,
 }
 
@@ -40,19 +109,44 @@ pub(super) struct Parts {
     /// Length of the object; the parts of an object of unknown length are as long as any.
     byte_len: Option<u64>,
     open: BTreeMap<u64, Open>,
+    /// The open parts in memory, by when they were touched last.
+    by_age: BTreeMap<u64, u64>,
+    /// Counts touches.
+    clock: u64,
+    /// Bytes of the open parts in memory, whether filled or not.
+    held_bytes: u64,
+    /// Slots of the temporary file that can be used again, and how many there are in all.
+    free_slots: Vec<u64>,
+    slots: u64,
     /// End of the last write.
     end: u64,
 }
 
 #[derive(Debug)]
 struct Open {
-    bytes: Vec<u8>,
+    kept: Kept,
     filled_bytes: u64,
+}
+
+#[derive(Debug)]
+enum Kept {
+    Memory { bytes: Vec<u8>, touched: u64 },
+    Slot(u64),
 }
 
 impl Parts {
     pub(super) fn new(part_bytes: u64, byte_len: Option<u64>) -> Self {
-        Parts { part_bytes, byte_len, open: BTreeMap::new(), end: 0 }
+        Parts {
+            part_bytes,
+            byte_len,
+            open: BTreeMap::new(),
+            by_age: BTreeMap::new(),
+            clock: 0,
+            held_bytes: 0,
+            free_slots: Vec::new(),
+            slots: 0,
+            end: 0,
+        }
     }
 
     /// Whether some but not all bytes of a part have been written.
@@ -65,32 +159,59 @@ impl Parts {
         self.end
     }
 
-    /// Takes a write, which overlaps no other; gives the parts that are full with it.
-    pub(super) fn write(&mut self, byte_offset: u64, bytes: &[u8]) -> Vec<Part> {
+    /// Memory of the parts that are not full.
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.held_bytes
+    }
+
+    /// Takes a write, which overlaps no other; gives what to do with it.
+    pub(super) fn write(&mut self, byte_offset: u64, bytes: &[u8]) -> Vec<Step> {
         if !bytes.is_empty() {
             self.end = self.end.max(byte_offset + bytes.len() as u64);
         }
-        let (mut full, mut at, mut rest) = (Vec::new(), byte_offset, bytes);
-        while !rest.is_empty() {
-            let index = at / self.part_bytes;
-            let within = at % self.part_bytes;
+        let (mut steps, mut done) = (Vec::new(), 0);
+        while done < bytes.len() {
+            let at = byte_offset + done as u64;
+            let (index, within) = (at / self.part_bytes, at % self.part_bytes);
             let part_len = self.part_len(index);
-            let (piece, after) = rest.split_at(rest.len().min((part_len - within) as usize));
-            full.extend(self.fill(index, within, piece, part_len));
-            at += piece.len() as u64;
-            rest = after;
+            let piece = done..bytes.len().min(done + (part_len - within) as usize);
+            done = piece.end;
+            self.fill(index, within, bytes, piece, &mut steps);
         }
-        full
+        steps
+    }
+
+    /// Gives up the memory of the part that was touched longest ago; `None` where no part is in memory.
+    pub(super) fn spill(&mut self) -> Option<Spill> {
+        let (_, index) = self.by_age.pop_first()?;
+        let open = self.open.get_mut(&index)?;
+        let slot = self.free_slots.pop().unwrap_or_else(|| {
+            self.slots += 1;
+            self.slots - 1
+        });
+        match std::mem::replace(&mut open.kept, Kept::Slot(slot)) {
+            Kept::Memory { bytes, .. } => {
+                self.held_bytes -= bytes.len() as u64;
+                Some(Spill { file_offset: slot * self.part_bytes, bytes })
+            }
+            Kept::Slot(_) => None,
+        }
     }
 
     /// The parts that are not full, holes as zeros, for an object that ends at `end`. Nothing is written after.
     pub(super) fn rest(mut self, end: u64, uploaded: impl Fn(u64) -> bool) -> impl Iterator<Item = Part> {
         let count = end.div_ceil(self.part_bytes);
         (0..count).filter(move |&index| !uploaded(index)).map(move |index| {
-            let part_len = self.part_bytes.min(end - index * self.part_bytes) as usize;
-            let mut bytes = self.open.remove(&index).map_or_else(Vec::new, |open| open.bytes);
-            bytes.resize(part_len, 0);
-            Part { index, bytes }
+            let byte_len = self.part_bytes.min(end - index * self.part_bytes);
+            let contents = match self.open.remove(&index).map(|open| open.kept) {
+                Some(Kept::Slot(slot)) => Contents::File { file_offset: slot * self.part_bytes, byte_len },
+                Some(Kept::Memory { mut bytes, .. }) => {
+                    bytes.resize(byte_len as usize, 0);
+                    Contents::Memory(bytes)
+                }
+                None => Contents::Memory(vec![0; byte_len as usize]),
+            };
+            Part { index, contents }
         })
     }
 
@@ -99,19 +220,54 @@ impl Parts {
         self.byte_len.map_or(self.part_bytes, |byte_len| self.part_bytes.min(byte_len.saturating_sub(start)))
     }
 
-    fn fill(&mut self, index: u64, within: u64, piece: &[u8], part_len: u64) -> Option<Part> {
-        let piece_len = piece.len() as u64;
-        if piece_len == part_len {
-            return Some(Part { index, bytes: piece.to_vec() });
+    /// Takes `bytes[piece]`, which go `within` bytes into part `index`.
+    fn fill(&mut self, index: u64, within: u64, bytes: &[u8], piece: Range<usize>, steps: &mut Vec<Step>) {
+        let part_len = self.part_len(index);
+        let source = &bytes[piece.clone()];
+        if source.len() as u64 == part_len {
+            steps.push(Step::Send(Part { index, contents: Contents::Memory(source.to_vec()) }));
+            return;
         }
-        let empty = || Open { bytes: vec![0; part_len as usize], filled_bytes: 0 };
-        let open = self.open.entry(index).or_insert_with(empty);
-        open.bytes[within as usize..][..piece.len()].copy_from_slice(piece);
-        open.filled_bytes += piece_len;
-        if open.filled_bytes < part_len {
-            return None;
+        self.clock += 1;
+        let now = self.clock;
+        let open = self.open.entry(index).or_insert_with(|| {
+            self.held_bytes += part_len;
+            let kept = Kept::Memory { bytes: vec![0; part_len as usize], touched: now };
+            Open { kept, filled_bytes: 0 }
+        });
+        open.filled_bytes += source.len() as u64;
+        match &mut open.kept {
+            Kept::Memory { bytes, touched } => {
+                bytes[within as usize..][..source.len()].copy_from_slice(source);
+                self.by_age.remove(touched);
+                *touched = now;
+                self.by_age.insert(now, index);
+            }
+            Kept::Slot(slot) => {
+                steps.push(Step::Store { file_offset: *slot * self.part_bytes + within, bytes: piece });
+            }
         }
-        self.open.remove(&index).map(|open| Part { index, bytes: open.bytes })
+        if open.filled_bytes == part_len
+            && let Some(open) = self.open.remove(&index)
+        {
+            let contents = self.take(open.kept, part_len);
+            steps.push(Step::Send(Part { index, contents }));
+        }
+    }
+
+    /// Gives up what a part that is full takes.
+    fn take(&mut self, kept: Kept, part_len: u64) -> Contents {
+        match kept {
+            Kept::Memory { bytes, touched } => {
+                self.by_age.remove(&touched);
+                self.held_bytes -= part_len;
+                Contents::Memory(bytes)
+            }
+            Kept::Slot(slot) => {
+                self.free_slots.push(slot);
+                Contents::File { file_offset: slot * self.part_bytes, byte_len: part_len }
+            }
+        }
     }
 }
 
@@ -129,6 +285,36 @@ mod tests {
         assert_eq!(part_bytes(Some(u64::MAX)) % PART_BYTES_STEP, 0);
     }
 
+    fn bytes_of(file: &[u8], contents: Contents) -> Vec<u8> {
+        match contents {
+            Contents::Memory(bytes) => bytes,
+            Contents::File { file_offset, byte_len } => {
+                file[file_offset as usize..][..byte_len as usize].to_vec()
+            }
+        }
+    }
+
+    fn put(file: &mut [u8], file_offset: u64, bytes: &[u8]) {
+        file[file_offset as usize..][..bytes.len()].copy_from_slice(bytes);
+    }
+
+    #[test]
+    fn the_part_touched_longest_ago_is_spilled_and_its_slot_used_again() {
+        let mut parts = Parts::new(10, Some(40));
+        for at in [0, 10, 20, 1] {
+            assert_eq!(parts.write(at, &[7]), []);
+        }
+        assert_eq!(parts.held_bytes(), 30);
+        let spill = parts.spill().unwrap();
+        assert_eq!((spill.file_offset, spill.bytes[0], parts.held_bytes()), (0, 7, 20), "part 1");
+        let steps = parts.write(11, &[8; 9]);
+        let sent = Part { index: 1, contents: Contents::File { file_offset: 0, byte_len: 10 } };
+        assert_eq!(steps, [Step::Store { file_offset: 1, bytes: 0..9 }, Step::Send(sent)]);
+        assert_eq!(parts.spill().unwrap().file_offset, 0, "part 2, in the slot of part 1");
+        assert_eq!(parts.spill().unwrap().file_offset, 10, "part 0");
+        assert_eq!((parts.spill(), parts.held_bytes()), (None, 0));
+    }
+
     proptest! {
         #[test]
         fn every_order_of_writes_gives_the_object(
@@ -138,6 +324,7 @@ mod tests {
             order in any::<u64>(),
             known in any::<bool>(),
             hole in 0usize..4,
+            held_bytes_max in 0u64..120,
         ) {
             let whole: Vec<u8> = (0..byte_len).map(|at| at as u8 + 1).collect();
             let mut edges: Vec<usize> = cuts.into_iter().map(|cut| cut % (byte_len + 1)).chain([0, byte_len]).collect();
@@ -152,16 +339,35 @@ mod tests {
             }
             let mut parts = Parts::new(part_bytes, known.then_some(byte_len as u64));
             let mut got: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+            // The temporary file starts with other bytes, which must not shine through.
+            let mut file = vec![0xff; 400];
             for (start, end) in writes {
-                for part in parts.write(start as u64, &whole[start..end]) {
-                    prop_assert!(got.insert(part.index, part.bytes).is_none(), "a part twice");
+                let bytes = &whole[start..end];
+                for step in parts.write(start as u64, bytes) {
+                    match step {
+                        Step::Send(part) => {
+                            let was = got.insert(part.index, bytes_of(&file, part.contents));
+                            prop_assert!(was.is_none(), "a part twice");
+                        }
+                        Step::Store { file_offset, bytes: range } => put(&mut file, file_offset, &bytes[range]),
+                    }
                 }
+                while parts.held_bytes() > held_bytes_max {
+                    let spill = parts.spill().expect("something is held");
+                    put(&mut file, spill.file_offset, &spill.bytes);
+                }
+                let held: u64 = parts.open.values().map(|open| match &open.kept {
+                    Kept::Memory { bytes, .. } => bytes.len() as u64,
+                    Kept::Slot(_) => 0,
+                }).sum();
+                prop_assert_eq!(held, parts.held_bytes());
             }
+            prop_assert!(held_bytes_max > 0 || parts.spill().is_none());
             let end = if known { byte_len as u64 } else { parts.end() };
             expected.truncate(end as usize);
             let sent: Vec<u64> = got.keys().copied().collect();
             for part in parts.rest(end, |index| sent.contains(&index)) {
-                got.insert(part.index, part.bytes);
+                got.insert(part.index, bytes_of(&file, part.contents));
             }
             let object: Vec<u8> = got.values().flatten().copied().collect();
             prop_assert_eq!(object, expected);

@@ -2,6 +2,7 @@
 
 use super::exclusive;
 use super::failure::{failure, is_uncertain};
+use super::parts::HalfFilled;
 use super::reader::RemoteObject;
 use super::resume::resumable;
 use super::runtime::wait;
@@ -38,6 +39,8 @@ pub(super) struct Shared {
     /// Whether conditions are kept, once that has been tried.
     exclusive: OnceLock<bool>,
     pub(super) requests: Arc<Semaphore>,
+    /// Memory of parts that are not full, of all writers.
+    pub(super) half_filled: HalfFilled,
     /// URL of the root, without a `/` at its end.
     url: String,
 }
@@ -51,8 +54,9 @@ impl RemoteStore {
         uploads: Result<Uploads, &'static str>,
     ) -> Self {
         let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
-        let exclusive = OnceLock::new();
-        RemoteStore { shared: Arc::new(Shared { objects, parts, uploads, exclusive, requests, url }) }
+        let (exclusive, half_filled) = (OnceLock::new(), HalfFilled::default());
+        let shared = Shared { objects, parts, uploads, exclusive, requests, half_filled, url };
+        RemoteStore { shared: Arc::new(shared) }
     }
 
     /// What every new object must meet.
@@ -65,6 +69,20 @@ impl RemoteStore {
             Some(_) => Err(Error::AlreadyExists { object: self.display(key) }),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+impl RemoteStore {
+    /// This store with another limit for half-filled parts.
+    pub(super) fn with_half_filled_max(mut self, bytes_max: u64) -> Self {
+        Arc::get_mut(&mut self.shared).expect("nothing was opened yet").half_filled.bytes_max = bytes_max;
+        self
+    }
+
+    /// What half-filled parts take now.
+    pub(super) fn half_filled_bytes(&self) -> u64 {
+        self.shared.half_filled.replace(0, 0)
     }
 }
 

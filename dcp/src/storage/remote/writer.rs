@@ -5,9 +5,10 @@
 //! give large objects of a checkpoint names of their own.
 
 use super::failure::failure;
-use super::parts::{Part, Parts, object_bytes_max, part_bytes};
+use super::parts::{Contents, Part, Parts, Step, object_bytes_max, part_bytes};
 use super::resume::Resumable;
 use super::runtime::{runtime, wait};
+use super::spill::SpillFile;
 use super::store::Shared;
 use crate::error::{Error, Result};
 use crate::storage::{Key, ObjectWriter, StoredPart};
@@ -42,6 +43,9 @@ struct State {
     sent: BTreeMap<u64, PartId>,
     /// Parts of an earlier writer, and what identifies them.
     stored: BTreeMap<u64, (StoredPart, PartId)>,
+    /// What of the store's allowance for half-filled parts this writer has.
+    held_bytes: u64,
+    spilled: SpillFile,
     failed: bool,
     finished: bool,
     /// The key was taken by another: the upload is of use to nobody.
@@ -76,10 +80,40 @@ impl RemoteWriter {
         self
     }
 
+    /// Takes a write, and sends the parts that are full with it.
+    fn take(&self, state: &mut State, byte_offset: u64, bytes: &[u8]) -> Result<()> {
+        let steps = state.parts.as_mut().map_or_else(Vec::new, |parts| parts.write(byte_offset, bytes));
+        for step in steps {
+            match step {
+                Step::Send(part) => self.send(state, [part])?,
+                Step::Store { file_offset, bytes: range } => {
+                    state.spilled.write(&self.object, file_offset, &bytes[range])?;
+                }
+            }
+        }
+        self.keep_within_allowance(state)
+    }
+
+    /// Moves half-filled parts to a temporary file while those of all the store's writers take more memory than is
+    /// allowed, whoever has the rest.
+    fn keep_within_allowance(&self, state: &mut State) -> Result<()> {
+        let State { parts: Some(parts), held_bytes, spilled, .. } = state else { return Ok(()) };
+        loop {
+            let all = self.shared.half_filled.replace(*held_bytes, parts.held_bytes());
+            *held_bytes = parts.held_bytes();
+            if all <= self.shared.half_filled.bytes_max {
+                return Ok(());
+            }
+            let Some(spill) = parts.spill() else { return Ok(()) };
+            spilled.write(&self.object, spill.file_offset, &spill.bytes)?;
+        }
+    }
+
     /// Starts to send full parts. Waits while as many requests as are allowed are under way.
     fn send(&self, state: &mut State, parts: impl IntoIterator<Item = Part>) -> Result<()> {
         for part in parts {
             let upload = self.upload(state)?;
+            let bytes = self.bytes_of(state, part.contents)?;
             // Asked for here and given back by the task: a part waits in the caller's memory, not in a queue.
             let request =
                 wait(self.shared.requests.clone().acquire_owned())?.map_err(|_| Error::Interrupted)?;
@@ -87,7 +121,7 @@ impl RemoteWriter {
             state.sending.spawn_on(
                 async move {
                     let _request = request;
-                    let payload = PutPayload::from(part.bytes);
+                    let payload = PutPayload::from(bytes);
                     let sent = shared.parts()?.put_part(&path, &upload, part.index as usize, payload).await;
                     sent.map(|id| (part.index, id)).map_err(|error| failure(&object, "writing", error))
                 },
@@ -98,6 +132,15 @@ impl RemoteWriter {
             }
         }
         Ok(())
+    }
+
+    fn bytes_of(&self, state: &State, contents: Contents) -> Result<Vec<u8>> {
+        match contents {
+            Contents::Memory(bytes) => Ok(bytes),
+            Contents::File { file_offset, byte_len } => {
+                state.spilled.read(&self.object, file_offset, byte_len)
+            }
+        }
     }
 
     /// The multipart upload, begun when first asked for.
@@ -122,7 +165,7 @@ impl RemoteWriter {
         let sent: BTreeSet<u64> = state.sent.keys().copied().collect();
         let mut rest = parts.rest(end, move |index| sent.contains(&index));
         if state.upload.is_none() && end <= self.part_bytes {
-            let bytes = rest.next().map_or_else(Vec::new, |part| part.bytes);
+            let bytes = rest.next().map_or(Ok(Vec::new()), |part| self.bytes_of(state, part.contents))?;
             return self.shared.put_if_absent(&self.key, bytes);
         }
         self.send(state, rest)?;
@@ -180,8 +223,7 @@ impl ObjectWriter for RemoteWriter {
         if state.failed {
             return Err(Error::Interrupted);
         }
-        let full = state.parts.as_mut().map_or_else(Vec::new, |parts| parts.write(byte_offset, bytes));
-        self.send(&mut state, full).inspect_err(|_| state.failed = true)
+        self.take(&mut state, byte_offset, bytes).inspect_err(|_| state.failed = true)
     }
 
     fn finish(self: Box<Self>) -> Result<()> {
@@ -200,6 +242,7 @@ impl ObjectWriter for RemoteWriter {
 impl Drop for RemoteWriter {
     fn drop(&mut self) {
         let state = std::mem::take(&mut *lock(&self.state));
+        self.shared.half_filled.replace(state.held_bytes, 0);
         let (false, Some(upload)) = (state.finished, state.upload) else { return };
         let mut sending = state.sending;
         if self.keep && !state.in_vain {
