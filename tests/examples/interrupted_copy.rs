@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// Copies in a process of its own, which is killed once the server has taken so many bytes more.
 fn killed(server: &S3Server, source: &Path, url: &str, put_bytes: u64) -> Result<bool, Box<dyn Error>> {
-    let (_, _, before) = server.counts();
+    let before = server.counts().put_bytes;
     let mut child = Command::new(std::env::current_exe()?)
         .arg("copy")
         .arg(source)
@@ -50,7 +50,7 @@ fn killed(server: &S3Server, source: &Path, url: &str, put_bytes: u64) -> Result
                 false => Err(format!("the copy failed by itself: {status}").into()),
             };
         }
-        if server.counts().2 - before >= put_bytes {
+        if server.counts().put_bytes - before >= put_bytes {
             child.kill()?;
             return Ok(child.wait()?.success());
         }

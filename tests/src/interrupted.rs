@@ -58,7 +58,7 @@ pub fn interrupted(mib: u64, seed: u64, attempt: &Try) -> Result<Interrupted, Bo
     server.settle();
     server.refuse_after(None);
     let last = copy(&local(&source)?, &bucket()?)?;
-    let (_, _, sent_bytes) = server.counts();
+    let sent_bytes = server.counts().put_bytes;
     if !bucket()?.store.unfinished(&bucket()?.key)?.is_empty() {
         return Err("uploads are left".into());
     }

@@ -3,9 +3,13 @@
 //!
 //! What it cannot show: latency and limits of a real bucket, access policies, versions, more than one node.
 
+mod faults;
 mod uploads;
 
-use http::{Method, Request, Response, StatusCode};
+pub use faults::Faults;
+
+use faults::Fault;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -27,21 +31,6 @@ use uploads::Uploads;
 pub const BUCKET: &str = "bucket";
 const ACCESS_KEY: &str = "test";
 const SECRET_KEY: &str = "secret";
-
-/// How many of a hundred requests meet a fault of each kind.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Faults {
-    /// Answered 503 SlowDown, not carried out.
-    pub slow_down: u64,
-    /// Connection closed before the request is looked at.
-    pub reset: u64,
-    /// Carried out, and answered 500.
-    pub done_but_500: u64,
-    /// Carried out, and the connection closed instead of an answer.
-    pub lost_reply: u64,
-    /// Which requests: the same seed meets the same faults, as far as requests come in the same order.
-    pub seed: u64,
-}
 
 /// What kind of server it is.
 #[derive(Clone, Copy, Debug)]
@@ -65,16 +54,32 @@ impl Default for Options {
 pub struct S3Server {
     address: SocketAddr,
     outage: Arc<AtomicU64>,
-    counts: Arc<Counts>,
+    counts: Arc<Counters>,
     _runtime: Runtime,
     _folder: TempDir,
 }
 
-/// Requests so far.
+/// What a server has seen so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Counts {
+    /// Requests, those that met a fault included.
+    pub requests: u64,
+    /// Requests that met a fault.
+    pub faults: u64,
+    /// Requests to read an object or to list.
+    pub gets: u64,
+    /// Bytes of the replies to those.
+    pub get_bytes: u64,
+    /// Bytes of objects and parts that were put.
+    pub put_bytes: u64,
+}
+
 #[derive(Debug, Default)]
-struct Counts {
+struct Counters {
     requests: AtomicU64,
     faults: AtomicU64,
+    gets: AtomicU64,
+    get_bytes: AtomicU64,
     /// Of the bodies of requests that would put something.
     offered_bytes: AtomicU64,
     /// Of those that did.
@@ -154,16 +159,22 @@ impl S3Server {
         let (mut quiet, mut seen) = (0, 0);
         while quiet < 20 {
             std::thread::sleep(Duration::from_millis(5));
-            let (requests, ..) = self.counts();
+            let requests = self.counts().requests;
             let busy = self.counts.under_way.load(Ordering::Relaxed) > 0 || requests != seen;
             (quiet, seen) = (if busy { 0 } else { quiet + 1 }, requests);
         }
     }
 
-    /// Requests so far, faults among them, and bytes of objects and parts that were put.
-    pub fn counts(&self) -> (u64, u64, u64) {
+    /// What it has seen so far.
+    pub fn counts(&self) -> Counts {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        (count(&self.counts.requests), count(&self.counts.faults), count(&self.counts.put_bytes))
+        Counts {
+            requests: count(&self.counts.requests),
+            faults: count(&self.counts.faults),
+            gets: count(&self.counts.gets),
+            get_bytes: count(&self.counts.get_bytes),
+            put_bytes: count(&self.counts.put_bytes),
+        }
     }
 }
 
@@ -192,37 +203,31 @@ struct Layer {
     uploads: Uploads,
     /// Bytes offered after which every request is refused; 0 while all are.
     outage: Arc<AtomicU64>,
-    counts: Arc<Counts>,
+    counts: Arc<Counters>,
 }
 
 impl Layer {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> io::Result<Response<s3s::Body>> {
         let number = self.counts.requests.fetch_add(1, Ordering::Relaxed);
-        let faults = self.options.faults;
-        let mut drawn = draw(faults.seed, number) % 100;
-        let mut hit = |share: u64| {
-            let is_hit = drawn < share;
-            drawn = if is_hit { u64::MAX } else { drawn - share };
-            if is_hit {
-                self.counts.faults.fetch_add(1, Ordering::Relaxed);
+        let (method, headers) = (request.method(), request.headers());
+        let (is_get, is_put) = (method == Method::GET, method == Method::PUT);
+        let fault = self.options.faults.of(number, is_get, is_put && is_conditional(headers));
+        self.counts.faults.fetch_add(u64::from(fault.is_some()), Ordering::Relaxed);
+        match fault {
+            Some(Fault::SlowDown) => return Ok(failure(StatusCode::SERVICE_UNAVAILABLE, "SlowDown")),
+            Some(Fault::Reset) => return Err(io::Error::other("an injected reset")),
+            Some(Fault::Conflict) => return Ok(failure(StatusCode::CONFLICT, "ConditionalRequestConflict")),
+            Some(Fault::Skewed) => return Ok(faults::skewed(method == Method::HEAD)),
+            Some(Fault::Slow) => {
+                tokio::time::sleep(Duration::from_millis(self.options.faults.delay_ms)).await
             }
-            is_hit
-        };
-        if hit(faults.slow_down) {
-            return Ok(failure(StatusCode::SERVICE_UNAVAILABLE, "SlowDown"));
+            _ => {}
         }
-        if hit(faults.reset) {
-            return Err(io::Error::other("an injected reset"));
+        // s3s-fs makes the folder of any bucket that something is put into.
+        if request.uri().path().trim_start_matches('/').split('/').next() != Some(BUCKET) {
+            return Ok(failure(StatusCode::NOT_FOUND, "NoSuchBucket"));
         }
-        let (but_500, lost) = (hit(faults.done_but_500), hit(faults.lost_reply));
-        let headers = request.headers();
-        let length = match request.method() {
-            &Method::PUT => headers
-                .get("content-length")
-                .and_then(|length| length.to_str().ok()?.parse().ok())
-                .unwrap_or(0),
-            _ => 0,
-        };
+        let length = if is_put { content_length(headers) } else { 0 };
         let offered = self.counts.offered_bytes.fetch_add(length, Ordering::Relaxed) + length;
         let limit = self.outage.load(Ordering::Relaxed);
         if limit == 0 || offered > limit {
@@ -230,10 +235,16 @@ impl Layer {
             return Ok(failure(StatusCode::FORBIDDEN, "AccessDenied"));
         }
         // In a task of its own: what was begun is carried out, as by S3, when the client is gone before it is answered.
-        let response = tokio::spawn(self.carry_out(request, length)).await.map_err(io::Error::other)??;
-        match (but_500, lost) {
-            (true, _) => Ok(failure(StatusCode::INTERNAL_SERVER_ERROR, "InternalError")),
-            (_, true) => Err(io::Error::other("an injected loss")),
+        let carried_out = tokio::spawn(self.clone().carry_out(request, length));
+        let response = carried_out.await.map_err(io::Error::other)??;
+        if is_get {
+            self.counts.gets.fetch_add(1, Ordering::Relaxed);
+            self.counts.get_bytes.fetch_add(content_length(response.headers()), Ordering::Relaxed);
+        }
+        match fault {
+            Some(Fault::DoneBut500) => Ok(failure(StatusCode::INTERNAL_SERVER_ERROR, "InternalError")),
+            Some(Fault::LostReply) => Err(io::Error::other("an injected loss")),
+            Some(Fault::Truncated) => faults::truncated(response).await,
             _ => Ok(response),
         }
     }
@@ -246,9 +257,7 @@ impl Layer {
         length: u64,
     ) -> io::Result<Response<s3s::Body>> {
         let _under_way = UnderWay::new(&self.counts.under_way);
-        let headers = request.headers();
-        let is_conditional = headers.contains_key("if-none-match") || headers.contains_key("if-match");
-        let guard = match request.method() == Method::PUT && is_conditional {
+        let guard = match request.method() == Method::PUT && is_conditional(request.headers()) {
             true => Some(self.conditional.lock().await),
             false => None,
         };
@@ -283,6 +292,15 @@ impl Layer {
     fn forget(&self, path: &str) {
         let _ = std::fs::remove_file(self.folder.join(path.trim_start_matches('/')));
     }
+}
+
+fn is_conditional(headers: &HeaderMap) -> bool {
+    headers.contains_key("if-none-match") || headers.contains_key("if-match")
+}
+
+/// The length that a message's headers announce.
+fn content_length(headers: &HeaderMap) -> u64 {
+    headers.get("content-length").and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0)
 }
 
 fn failure(status: StatusCode, code: &str) -> Response<s3s::Body> {

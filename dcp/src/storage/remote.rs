@@ -17,6 +17,9 @@ mod spill;
 mod spill_tests;
 mod store;
 mod uploads;
+mod windows;
+#[cfg(test)]
+mod windows_tests;
 mod writer;
 
 pub use open::{open_azure, open_google, open_http, open_https, open_s3};

@@ -22,12 +22,23 @@ fn s3_conforms() {
 
 #[test]
 fn s3_conforms_while_requests_fail() {
-    let faults = Faults { slow_down: 3, reset: 2, done_but_500: 2, lost_reply: 1, seed: 1 };
+    let faults = Faults {
+        slow_down: 3,
+        reset: 2,
+        done_but_500: 2,
+        lost_reply: 1,
+        conflict: 0,
+        truncated: 0,
+        slow: 5,
+        delay_ms: 50,
+        seed: 1,
+        ..Faults::default()
+    };
     let server = S3Server::start(faults).unwrap();
     conformance::all(&bucket(&server));
-    let (requests, failed, _) = server.counts();
-    println!("{failed} of {requests} requests failed");
-    assert!(failed > 10);
+    let counts = server.counts();
+    println!("{} of {} requests failed", counts.faults, counts.requests);
+    assert!(counts.faults > 10);
 }
 
 #[test]
@@ -37,9 +48,9 @@ fn a_store_that_ignores_conditions_is_told_from_one_that_keeps_to_them() {
         let server = S3Server::start_with(Options { ignores_conditions, ..Options::default() }).unwrap();
         let store = bucket(&server);
         assert_eq!(store.creates_exclusively(&home).unwrap(), !ignores_conditions);
-        let (requests, ..) = server.counts();
+        let requests = server.counts().requests;
         assert_eq!(store.creates_exclusively(&home).unwrap(), !ignores_conditions);
-        assert_eq!(server.counts().0, requests, "it is tried once");
+        assert_eq!(server.counts().requests, requests, "it is tried once");
         assert_eq!(store.list(&Key::root()).unwrap(), []);
     }
 }
@@ -67,12 +78,12 @@ fn unfinished_uploads_are_listed_page_by_page() {
     let writer = store.resume(&key, BYTE_LEN).unwrap();
     writer.write_at(0, &bytes[..5 << 24]).unwrap();
     drop(writer);
-    let (_, _, before) = server.counts();
+    let before = server.counts().put_bytes;
     let writer = store.resume(&key, BYTE_LEN).unwrap();
     assert_eq!(writer.stored().len(), 5);
     writer.write_at(5 << 24, &bytes[5 << 24..]).unwrap();
     writer.finish().unwrap();
-    let (_, _, after) = server.counts();
+    let after = server.counts().put_bytes;
     assert_eq!(after - before, BYTE_LEN - (5 << 24), "parts that were there are not sent again");
     assert!(store.get(&key, BYTE_LEN).unwrap() == bytes);
     let left = store.unfinished(&Key::root()).unwrap();
@@ -84,7 +95,8 @@ fn unfinished_uploads_are_listed_page_by_page() {
 /// Every format to the bucket and back, whole and resharded, while requests fail.
 #[test]
 fn checkpoints_on_s3() {
-    let faults = Faults { slow_down: 2, reset: 1, done_but_500: 1, lost_reply: 1, seed: 2 };
+    let faults =
+        Faults { slow_down: 2, reset: 1, done_but_500: 1, lost_reply: 1, seed: 2, ..Faults::default() };
     let server = S3Server::start(faults).unwrap();
     let store = bucket(&server);
     let source = fixture("torch-2.11/llama_ws4_2d/ckpt");
@@ -93,6 +105,7 @@ fn checkpoints_on_s3() {
         let sharding = if matches!(format, "titan" | "dcp") { Sharding::Keep } else { Sharding::Whole };
         let options =
             ConvertOptions { sharding, drop_values: format == "safetensors", ..ConvertOptions::default() };
+        let before = server.counts();
         let there = convert(&*source, format, &place, &options);
         let deep = VerifyOptions { deep: true, filter: FqnFilter::default(), threads: 2 };
         let report = verify(&*there, &deep, &()).unwrap();
@@ -104,5 +117,34 @@ fn checkpoints_on_s3() {
         let values_only = |found: &Difference| source.catalog().values.contains_key(found.fqn().as_str());
         let unequal: Vec<_> = report.differences.iter().filter(|found| !values_only(found)).collect();
         assert!(unequal.is_empty(), "{format}: {unequal:?}");
+        let after = server.counts();
+        let (gets, bytes) = (after.gets - before.gets, after.get_bytes - before.get_bytes);
+        println!(
+            "{format}: {} requests, {gets} to read, {bytes} bytes read",
+            after.requests - before.requests
+        );
     }
+}
+
+/// Framing is read in few requests, rows that are far from each other without what is between them.
+#[test]
+fn small_reads_share_requests_and_far_ones_fetch_what_they_want() {
+    const ROWS: u64 = 32;
+    const STRIDE_BYTES: u64 = 256 << 10;
+    const ROW_BYTES: u64 = 8 << 10;
+    let server = S3Server::start(Faults::default()).unwrap();
+    let store = bucket(&server);
+    let key = Key::new("object").unwrap();
+    store.put(&key, &vec![1; (ROWS * STRIDE_BYTES) as usize]).unwrap();
+    let object = store.open(&key).unwrap();
+    let read = |byte_offset: u64, byte_len: u64| {
+        object.read_at(byte_offset, &mut vec![0; byte_len as usize]).unwrap();
+    };
+    let before = server.counts();
+    (0..ROWS).for_each(|row| read(row * STRIDE_BYTES + 4096, ROW_BYTES));
+    let rows = server.counts();
+    assert_eq!((rows.gets - before.gets, rows.get_bytes - before.get_bytes), (ROWS, ROWS * ROW_BYTES));
+    (0..1000).for_each(|number| read(number * 60, 30));
+    let small = server.counts();
+    assert_eq!((small.gets - rows.gets, small.get_bytes - rows.get_bytes), (1, 64 << 10));
 }

@@ -7,6 +7,7 @@ use super::reader::RemoteObject;
 use super::resume::resumable;
 use super::runtime::wait;
 use super::uploads::Uploads;
+use super::windows::Windows;
 use super::writer::RemoteWriter;
 use crate::error::{Error, Result};
 use crate::storage::{Key, ObjectMeta, ObjectWriter, ReadAt, Storage, Unfinished, WriterState};
@@ -41,6 +42,7 @@ pub(super) struct Shared {
     pub(super) requests: Arc<Semaphore>,
     /// Memory of parts that are not full, of all writers.
     pub(super) half_filled: HalfFilled,
+    windows: Arc<Windows>,
     /// URL of the root, without a `/` at its end.
     url: String,
 }
@@ -54,8 +56,8 @@ impl RemoteStore {
         uploads: Result<Uploads, &'static str>,
     ) -> Self {
         let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
-        let (exclusive, half_filled) = (OnceLock::new(), HalfFilled::default());
-        let shared = Shared { objects, parts, uploads, exclusive, requests, half_filled, url };
+        let (exclusive, half_filled, windows) = (OnceLock::new(), HalfFilled::default(), Arc::default());
+        let shared = Shared { objects, parts, uploads, exclusive, requests, half_filled, windows, url };
         RemoteStore { shared: Arc::new(shared) }
     }
 
@@ -191,7 +193,8 @@ impl Storage for RemoteStore {
         let object = self.display(key);
         let Some(meta) = self.shared.meta(key)? else { return Err(Error::NotFound { object }) };
         let (objects, requests) = (self.shared.objects.clone(), self.shared.requests.clone());
-        Ok(Arc::new(RemoteObject::new(objects, requests, object, meta)))
+        let windows = self.shared.windows.clone();
+        Ok(Arc::new(RemoteObject::new(objects, requests, windows, object, meta)))
     }
 
     fn create(&self, key: &Key, byte_len: Option<u64>) -> Result<Box<dyn ObjectWriter>> {
