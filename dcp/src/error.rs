@@ -33,8 +33,25 @@ pub enum Error {
     #[error("{object}: is being written, so it is not removed; wait until its writer ends, or end it")]
     InUse { object: String },
 
-    #[error("{object}: {action} was refused; check the credentials and what they allow")]
-    NoAccess { object: String, action: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("{object}: {action} was refused: {why}")]
+    NoAccess { object: String, action: &'static str, why: String },
+
+    #[error(
+        "{object}: {action} failed, since there is no such bucket; check its name and the endpoint, or create it first"
+    )]
+    NoBucket { object: String, action: &'static str },
+
+    #[error(
+        "{object}: {action} failed, since the store cannot be reached ({why}); check the endpoint, such as \
+         AWS_ENDPOINT_URL, and the network"
+    )]
+    Unreachable { object: String, action: &'static str, why: String },
+
+    #[error(
+        "{object}: {action} failed, since no answer came in time, however often it was tried; where the network is \
+         slow, allow more time, such as AWS_TIMEOUT=300s"
+    )]
+    NoAnswer { object: String, action: &'static str },
 
     #[error(
         "{object}: was replaced while it was read; objects of a checkpoint never change, so something else writes here"
@@ -201,6 +218,7 @@ impl Error {
             | Error::UnfinishedUnlisted { .. }
             | Error::InUse { .. }
             | Error::NothingThere { .. }
+            | Error::NoBucket { .. }
             | Error::AlreadyExists { .. }
             | Error::Differs { .. }
             | Error::NoSuchFormat { .. }
@@ -226,6 +244,8 @@ impl Error {
             | Error::Damaged { .. } => ErrorKind::Data,
             Error::Io { .. }
             | Error::NoAccess { .. }
+            | Error::Unreachable { .. }
+            | Error::NoAnswer { .. }
             | Error::NoMemory { .. }
             | Error::NoSpace { .. }
             | Error::LostRace { .. }

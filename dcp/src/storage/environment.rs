@@ -35,6 +35,8 @@ impl Environment {
         for (name, value) in of_store {
             match name.to_ascii_lowercase().parse() {
                 Ok(key) => settings.push((key, value.clone())),
+                // The caller knows what to do with it.
+                Err(_) if documented.contains(&name.as_str()) => {}
                 Err(_) => {
                     if let Some(near) = documented.iter().find(|known| strsim::levenshtein(name, known) <= 2)
                     {

@@ -7,6 +7,7 @@ mod peers;
 mod pytorch_loads;
 mod reshard_matrix;
 mod scale;
+mod store_errors;
 mod stores;
 mod streaming;
 mod transfer;

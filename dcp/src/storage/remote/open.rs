@@ -37,7 +37,12 @@ const AWS_VARIABLES: &[&str] = &[
     "AWS_SSE_KMS_KEY_ID",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_ROLE_ARN",
+    "AWS_TIMEOUT",
+    "AWS_CONNECT_TIMEOUT",
+    MAX_ATTEMPTS,
 ];
+/// How often a request is made at most, by the name that the AWS SDKs have for it.
+const MAX_ATTEMPTS: &str = "AWS_MAX_ATTEMPTS";
 const GOOGLE_VARIABLES: &[&str] = &[
     "GOOGLE_APPLICATION_CREDENTIALS",
     "GOOGLE_SERVICE_ACCOUNT",
@@ -68,7 +73,7 @@ pub fn open_s3(rest: &str, environment: &Environment) -> Result<Place> {
     }
     let mut builder = AmazonS3Builder::new()
         .with_bucket_name(bucket)
-        .with_retry(retry())
+        .with_retry(s3_retry(environment)?)
         // Free to compute, and the server then refuses what the network changed.
         .with_checksum_algorithm(Checksum::CRC64NVME);
     // The AWS SDKs reach any endpoint that is named; a plain-text one is meant.
@@ -171,6 +176,17 @@ fn bad_url(scheme: &str, rest: &str, error: &object_store::Error) -> Error {
 
 fn client() -> ClientOptions {
     ClientOptions::new().with_timeout(REQUEST_TIMEOUT).with_connect_timeout(CONNECT_TIMEOUT)
+}
+
+fn s3_retry(environment: &Environment) -> Result<RetryConfig> {
+    let Some(value) = environment.get(MAX_ATTEMPTS) else { return Ok(retry()) };
+    match value.parse::<usize>().ok().and_then(|attempts| attempts.checked_sub(1)) {
+        Some(max_retries) => Ok(RetryConfig { max_retries, ..retry() }),
+        None => Err(Error::BadSetting {
+            name: MAX_ATTEMPTS.to_owned(),
+            why: format!("`{value}` is no number of attempts; give 1 or more"),
+        }),
+    }
 }
 
 fn retry() -> RetryConfig {

@@ -94,8 +94,8 @@ impl Requests {
             200..300 => Ok(body),
             404 => Err(Failure::NotFound),
             401 | 403 => {
-                let source = refusal(status.as_str(), &body).into();
-                Err(Failure::Final(Error::NoAccess { object: object.to_owned(), action, source }))
+                let why = super::failure::refusal(&refusal(status.as_str(), &body));
+                Err(Failure::Final(Error::NoAccess { object: object.to_owned(), action, why }))
             }
             408 | 429 | 500 | 502..=504 => {
                 Err(Failure::Again(std::io::Error::other(refusal(status.as_str(), &body))))

@@ -1,7 +1,7 @@
 //! An object store as a [`Storage`].
 
 use super::exclusive;
-use super::failure::{failure, is_uncertain};
+use super::failure::{PAUSES, failure, io_failure, is_broken_off, is_uncertain, is_unexplained, tried};
 use super::parts::HalfFilled;
 use super::reader::RemoteObject;
 use super::resume::resumable;
@@ -109,11 +109,21 @@ impl Shared {
         if key.is_root() {
             return Ok(None);
         }
-        match wait(self.objects.head(&path(key)?))? {
+        let path = path(key)?;
+        match wait(self.objects.head(&path))? {
             Ok(meta) => Ok(Some(meta)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(failure(&self.display(key), "looking up", error)),
+            Err(error) => Err(failure(&self.display(key), "looking up", self.explained(&path, error)?)),
         }
+    }
+
+    /// A reply to a HEAD has no room for a reason: a read is refused for the same one, and says it.
+    fn explained(&self, path: &Path, error: object_store::Error) -> Result<object_store::Error> {
+        if !is_unexplained(&error) {
+            return Ok(error);
+        }
+        let read = wait(self.objects.get_range(path, 0..1))?;
+        Ok(read.err().filter(|explained| !is_unexplained(explained)).unwrap_or(error))
     }
 
     /// Puts an object unless its key is taken. The answer alone is not to be trusted: after any but a plain yes or a
@@ -123,25 +133,35 @@ impl Shared {
         let (path, object) = (path(key)?, self.display(key));
         let payload = PutPayload::from(bytes);
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        let error = match wait(self.objects.put_opts(&path, payload.clone(), options))? {
-            Ok(_) => return Ok(()),
-            Err(error) => error,
-        };
-        let byte_len = payload.content_length() as u64;
-        if !is_uncertain(&error) || byte_len > READ_BACK_BYTES_MAX {
-            return Err(failure(&object, "writing", error));
+        if payload.content_length() as u64 > READ_BACK_BYTES_MAX {
+            let put = wait(self.objects.put_opts(&path, payload, options))?;
+            return put.map(drop).map_err(|error| failure(&object, "writing", error));
         }
-        match wait(async { self.objects.get(&path).await?.bytes().await })? {
-            Ok(found) if payload.iter().flatten().eq(found.iter()) => Ok(()),
-            Ok(_) => Err(Error::AlreadyExists { object }),
-            // Also where the store said that it exists: some do when two requests cross, and nothing is there.
-            Err(_) => Err(match error {
-                object_store::Error::AlreadyExists { .. } => {
-                    let source = std::io::Error::other(error);
-                    Error::Io { object, action: "writing", source }
+        let mut pauses = PAUSES.into_iter();
+        loop {
+            let error = match wait(self.objects.put_opts(&path, payload.clone(), options.clone()))? {
+                Ok(_) => return Ok(()),
+                Err(error) => error,
+            };
+            if !is_uncertain(&error) {
+                return Err(failure(&object, "writing", error));
+            }
+            // Tried again where it breaks off: even the answer that nothing is there may.
+            let found = wait(tried(async || self.objects.get(&path).await?.bytes().await))?;
+            let is_taken = matches!(error, object_store::Error::AlreadyExists { .. });
+            match found {
+                Ok(found) if payload.iter().flatten().eq(found.iter()) => return Ok(()),
+                Ok(_) => return Err(Error::AlreadyExists { object }),
+                // Also where the store said that it exists: some do when two requests cross, and nothing is there.
+                Err(object_store::Error::NotFound { .. }) if is_taken || is_broken_off(&error) => {
+                    match pauses.next() {
+                        Some(pause) => wait(async move { tokio::time::sleep(pause).await })?,
+                        None => return Err(io_failure(object, "writing", &error)),
+                    }
                 }
-                error => failure(&object, "writing", error),
-            }),
+                Err(_) if is_taken => return Err(io_failure(object, "writing", &error)),
+                Err(_) => return Err(failure(&object, "writing", error)),
+            }
         }
     }
 }
@@ -161,7 +181,8 @@ impl Storage for RemoteStore {
 
     fn list(&self, prefix: &Key) -> Result<Vec<ObjectMeta>> {
         let prefix_path = path(prefix)?;
-        let listed = wait(self.shared.objects.list(Some(&prefix_path)).try_collect::<Vec<_>>())?;
+        let listed =
+            wait(tried(async || self.shared.objects.list(Some(&prefix_path)).try_collect::<Vec<_>>().await))?;
         let listed = listed.map_err(|error| failure(&self.display(prefix), "listing", error))?;
         let mut objects = Vec::with_capacity(listed.len());
         for meta in listed {
@@ -177,7 +198,8 @@ impl Storage for RemoteStore {
     }
 
     fn list_prefixes(&self, prefix: &Key) -> Result<Vec<Key>> {
-        let listed = wait(self.shared.objects.list_with_delimiter(Some(&path(prefix)?)))?;
+        let prefix_path = path(prefix)?;
+        let listed = wait(tried(async || self.shared.objects.list_with_delimiter(Some(&prefix_path)).await))?;
         let listed = listed.map_err(|error| failure(&self.display(prefix), "listing", error))?;
         let folders = listed.common_prefixes.into_iter();
         let mut folders = folders.map(|folder| Key::new(folder.to_string())).collect::<Result<Vec<_>>>()?;
