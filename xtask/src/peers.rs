@@ -8,10 +8,12 @@
 //! Environment variables: `TITAN_PEERS`, a folder that holds ready environments (`torch-2.11/bin/python`, ...);
 //! `TITAN_PYTHON`, the interpreter to make environments with (default: `python3`).
 
+use crate::moto;
 use crate::process::{read, run as run_command};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use sha2::{Digest, Sha256};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,7 +21,7 @@ use std::time::Instant;
 
 #[derive(Args)]
 pub(crate) struct PeersArgs {
-    /// A PyTorch version (2.4, 2.11, 2.15), or all
+    /// A PyTorch version (2.4, 2.11, 2.15), or all of them and the S3 server moto
     #[arg(long, default_value = "all")]
     torch: String,
 }
@@ -90,6 +92,9 @@ pub(crate) fn run(root: &Path, args: &PeersArgs) -> Result<()> {
         let ready = ensure_peer(root, peer)?;
         println!("{}={}", ready.peer.variable(), ready.python.display());
     }
+    if args.torch == "all" {
+        moto::ensure_installed(root)?;
+    }
     Ok(())
 }
 
@@ -113,70 +118,95 @@ pub(crate) fn ensure_peer(root: &Path, peer: &'static Peer) -> Result<Ready> {
             return Ok(Ready { peer, python });
         }
     }
+    let base = BasePython::find(&format!("torch {}", peer.torch), peer.python_minor)?;
+    let text = format!("{} {} {PACKAGES:?} {STUB_MAKER} {PROBE}", peer.torch, base.minor);
+    let python = ensure_environment(root, &name, &text, |folder| make(peer, &base, folder))?;
+    Ok(Ready { peer, python })
+}
+
+/// Finds the environment `.peers/NAME`, or makes it; gives its interpreter. `recipe` is everything that decides what it
+/// holds.
+pub(crate) fn ensure_environment(
+    root: &Path,
+    name: &str,
+    recipe: &str,
+    make: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
     let peers = root.join(".peers");
     fs::create_dir_all(&peers)?;
     // Two runs at once: the second waits, then finds the environment made.
     let lock = File::create(peers.join(format!("{name}.lock")))?;
     lock.lock().with_context(|| format!("could not lock {}", peers.display()))?;
 
-    let base = base_python(peer)?;
-    let folder = peers.join(&name);
+    let folder = peers.join(name);
     let python = folder.join("bin/python");
-    let recipe = recipe(peer, &base);
+    let recipe: String = Sha256::digest(recipe).iter().map(|byte| format!("{byte:02x}")).collect();
     if fs::read_to_string(folder.join(STAMP)).is_ok_and(|stamp| stamp == recipe) && python.exists() {
         println!("    {name}: ready");
-        return Ok(Ready { peer, python });
+        return Ok(python);
     }
     if folder.exists() {
         println!("    {name}: half-made or of another recipe: making it anew");
         fs::remove_dir_all(&folder)?;
     }
-    make(peer, &base, &folder).with_context(|| format!("could not make {}", folder.display()))?;
+    make(&folder).with_context(|| format!("could not make {}", folder.display()))?;
     fs::write(folder.join(STAMP), recipe)?;
-    Ok(Ready { peer, python })
+    Ok(python)
 }
 
 /// The interpreter to make environments with.
 #[derive(Debug)]
-struct BasePython {
-    program: String,
+pub(crate) struct BasePython {
+    pub(crate) program: String,
     /// Minor version of CPython 3.
-    minor: u32,
+    pub(crate) minor: u32,
 }
 
-/// Finds an interpreter that the peer has a wheel for.
-fn base_python(peer: &Peer) -> Result<BasePython> {
-    let (first, last) = peer.python_minor;
-    let named = std::env::var("TITAN_PYTHON").ok();
-    let programs: Vec<String> = match named {
-        Some(program) => vec![program],
-        None => std::iter::once("python3".to_owned())
-            .chain((first..=last).rev().map(|minor| format!("python3.{minor}")))
-            .collect(),
-    };
-    let mut found = Vec::new();
-    for program in programs {
-        let Ok(minor) = read(Command::new(&program).args(["-c", "import sys; print(sys.version_info[1])"]))
-        else {
-            continue;
+impl BasePython {
+    /// Finds an interpreter of these minor versions, first and last, which `package` has wheels for.
+    pub(crate) fn find(package: &str, (first, last): (u32, u32)) -> Result<Self> {
+        let named = std::env::var("TITAN_PYTHON").ok();
+        let programs: Vec<String> = match named {
+            Some(program) => vec![program],
+            None => std::iter::once("python3".to_owned())
+                .chain((first..=last).rev().map(|minor| format!("python3.{minor}")))
+                .collect(),
         };
-        let minor = minor.trim().parse().with_context(|| format!("{program} printed {minor:?}"))?;
-        if (first..=last).contains(&minor) {
-            return Ok(BasePython { program, minor });
+        let mut found = Vec::new();
+        for program in programs {
+            let version = read(Command::new(&program).args(["-c", "import sys; print(sys.version_info[1])"]));
+            let Ok(minor) = version else { continue };
+            let minor = minor.trim().parse().with_context(|| format!("{program} printed {minor:?}"))?;
+            if (first..=last).contains(&minor) {
+                return Ok(BasePython { program, minor });
+            }
+            found.push(format!("{program} (3.{minor})"));
         }
-        found.push(format!("{program} (3.{minor})"));
+        bail!(
+            "{package} has wheels for CPython 3.{first} to 3.{last}; found {}. Install one and name it in TITAN_PYTHON",
+            if found.is_empty() { "no python3".to_owned() } else { found.join(", ") }
+        )
     }
-    bail!(
-        "torch {} has wheels for CPython 3.{first} to 3.{last}; found {}. Install one and name it in TITAN_PYTHON",
-        peer.torch,
-        if found.is_empty() { "no python3".to_owned() } else { found.join(", ") }
-    )
 }
 
-/// The hash of everything that decides what an environment holds.
-fn recipe(peer: &Peer, base: &BasePython) -> String {
-    let text = format!("{} {} {PACKAGES:?} {STUB_MAKER} {PROBE}", peer.torch, base.minor);
-    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+/// Installs packages into an environment that has no pip inside.
+pub(crate) fn install(
+    base: &BasePython,
+    folder: &Path,
+    packages: &[impl AsRef<OsStr>],
+    options: &[&str],
+) -> Result<()> {
+    // Unpacked beside the target, so that the last step of an install is a rename.
+    let unpacked = tempfile::tempdir_in(folder)?;
+    let mut pip = Command::new(&base.program);
+    pip.env("TMPDIR", unpacked.path()).env("PIP_ROOT_USER_ACTION", "ignore");
+    pip.args(["-m", "pip", "install", "--only-binary=:all:", "--progress-bar", "off", "--retries", "10"]);
+    pip.args(options).arg("--target").arg(site_packages(base, folder)).args(packages);
+    run_command(&mut pip)
+}
+
+fn site_packages(base: &BasePython, folder: &Path) -> PathBuf {
+    folder.join(format!("lib/python3.{}/site-packages", base.minor))
 }
 
 fn make(peer: &Peer, base: &BasePython, folder: &Path) -> Result<()> {
@@ -187,27 +217,21 @@ fn make(peer: &Peer, base: &BasePython, folder: &Path) -> Result<()> {
     // Without pip inside and with `pip --target` from outside: works where the system's python3 lacks `ensurepip`.
     step("1/4 virtual environment");
     run_command(Command::new(&base.program).args(["-m", "venv", "--without-pip"]).arg(folder))?;
-    let site = folder.join(format!("lib/python3.{}/site-packages", base.minor));
 
     step(&format!("2/4 torch {} without GPU libraries, numpy and others (0.5 to 0.9 GB)", peer.torch));
-    // Unpacked beside the target, so that the last step of an install is a rename.
-    let unpacked = tempfile::tempdir_in(folder)?;
-    let mut pip = Command::new(&base.program);
-    pip.env("TMPDIR", unpacked.path()).env("PIP_ROOT_USER_ACTION", "ignore").args([
-        "-m",
-        "pip",
-        "install",
-        "--no-deps",
-        "--only-binary=:all:",
-    ]);
-    pip.args(["--progress-bar", "off", "--retries", "10", "--target"]).arg(&site);
-    pip.arg(format!("torch=={}", peer.torch)).args(PACKAGES);
-    run_command(&mut pip)?;
+    let mut packages = vec![format!("torch=={}", peer.torch)];
+    packages.extend(PACKAGES.iter().map(|&package| package.to_owned()));
+    install(base, folder, &packages, &["--no-deps"])?;
 
     step("3/4 stubs for the CUDA libraries");
     let maker = folder.join("make_cuda_stubs.py");
     fs::write(&maker, STUB_MAKER)?;
-    read(Command::new(&base.program).arg(&maker).arg(&site).args(["--all", "--into-torch-lib"]))?;
+    read(
+        Command::new(&base.program)
+            .arg(&maker)
+            .arg(site_packages(base, folder))
+            .args(["--all", "--into-torch-lib"]),
+    )?;
 
     step("4/4 proof: import, save and load a checkpoint");
     let found = probe(&folder.join("bin/python"))?;

@@ -5,6 +5,7 @@
 //! when it holds. A test that needs a peer which is not there prints `SKIP name: reason` and counts as skipped, not
 //! as passed; where `CI` is set, a skip is a failure.
 
+use crate::moto::{self, MotoServer};
 use crate::peers::{self, PEERS, Ready};
 use crate::process::{cargo, ensure_subcommand, run as run_command, watch, words};
 use crate::{fixtures, tidy};
@@ -19,7 +20,7 @@ use std::time::Instant;
 
 #[derive(Args)]
 pub(crate) struct TestArgs {
-    /// Without the real PyTorch: nothing is downloaded, and what needs it is skipped
+    /// Without the real PyTorch and moto: nothing is downloaded, and what needs it is skipped
     #[arg(long)]
     quick: bool,
 }
@@ -44,7 +45,7 @@ pub(crate) fn run(root: &Path, args: &TestArgs) -> Result<()> {
     });
     suite.step("fixtures", |_| fixtures::check(root).map(|checked| println!("    {checked}")));
 
-    let mut ready = Vec::new();
+    let (mut ready, mut server) = (Vec::new(), None);
     if !args.quick {
         for peer in PEERS {
             suite.step(&format!("PyTorch {}", peer.torch), |_| {
@@ -52,23 +53,33 @@ pub(crate) fn run(root: &Path, args: &TestArgs) -> Result<()> {
                 Ok(())
             });
         }
+        suite.step(&format!("S3 server moto {}", moto::VERSION), |_| {
+            let python = moto::ensure_installed(root)?;
+            server = Some(MotoServer::start(root, &python)?);
+            Ok(())
+        });
     }
     suite.step("end to end", |tally| {
         let mut command = cargo(&["test", "-p", "e2e", "--no-fail-fast"]);
-        tell_peers(&mut command, &ready);
+        tell_peers(&mut command, &ready, server.as_ref());
         cargo_test(tally, &mut command)
     });
+    drop(server);
     suite.finish(start)
 }
 
-/// Tells tests where the interpreters are, and hides those that the caller's environment may name.
-fn tell_peers(command: &mut Command, ready: &[Ready]) {
+/// Tells tests where the interpreters and the S3 server are, and hides those that the caller's environment may name.
+fn tell_peers(command: &mut Command, ready: &[Ready], server: Option<&MotoServer>) {
     for peer in PEERS {
         command.env_remove(peer.variable());
     }
     for ready in ready {
         command.env(ready.peer.variable(), &ready.python);
     }
+    match server {
+        Some(server) => command.env(moto::VARIABLE, &server.address),
+        None => command.env_remove(moto::VARIABLE),
+    };
 }
 
 /// Runs `cargo test`, shows its output and counts it.

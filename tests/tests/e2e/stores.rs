@@ -92,6 +92,59 @@ fn unfinished_uploads_are_listed_page_by_page() {
     assert_eq!(store.unfinished(&Key::root()).unwrap(), []);
 }
 
+/// The suite on servers that others wrote: moto, and whatever bucket `TITAN_S3_TEST_URL` names with the usual settings.
+#[test]
+fn s3_of_others_conforms() {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let (moto, named) = (variable("TITAN_S3_MOTO"), variable("TITAN_S3_TEST_URL"));
+    if moto.is_none() && named.is_none() {
+        return e2e::skip("TITAN_S3_MOTO is not set; `cargo xtask test` sets it. Nor is TITAN_S3_TEST_URL");
+    }
+    if let Some(address) = moto {
+        let settings = [
+            ("AWS_ENDPOINT_URL", address.as_str()),
+            ("AWS_ACCESS_KEY_ID", "test"),
+            ("AWS_SECRET_ACCESS_KEY", "secret"),
+            ("AWS_REGION", "us-east-1"),
+        ];
+        let environment =
+            settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect();
+        // It looks and then writes, in threads: no judge of races.
+        conforms_and_is_left_empty("s3://bucket/moto", &environment, &["racing-writers"]);
+    }
+    if let Some(url) = named {
+        conforms_and_is_left_empty(&url, &std::env::vars().collect(), &[]);
+    }
+}
+
+fn conforms_and_is_left_empty(url: &str, environment: &Environment, left_out: &[&str]) {
+    let Place { store, key } = open_url_with(url, environment).unwrap();
+    let home = conformance::within(&store, &key, left_out);
+    in_parts(&*store, &home.join("in-parts").unwrap());
+    for object in store.list(&home).unwrap() {
+        assert!(store.remove(&object.key).unwrap());
+    }
+    assert_eq!(store.list(&home).unwrap(), []);
+}
+
+/// An object of more than one part, of a length that is not told, the end first.
+fn in_parts(store: &dyn Storage, key: &Key) {
+    const HALF_BYTES: usize = 9 << 20;
+    let bytes: Vec<u8> = (0..2 * HALF_BYTES).map(|at| (at / 1000) as u8).collect();
+    let writer = store.create(key, None).unwrap();
+    writer.write_at(HALF_BYTES as u64, &bytes[HALF_BYTES..]).unwrap();
+    writer.write_at(0, &bytes[..HALF_BYTES]).unwrap();
+    assert_eq!(store.head(key).unwrap(), None);
+    writer.finish().unwrap();
+    assert!(store.get(key, u64::MAX).unwrap() == bytes);
+}
+
+#[test]
+fn large_objects_go_in_parts() {
+    let server = S3Server::start(Faults::default()).unwrap();
+    in_parts(&*bucket(&server), &Key::new("large").unwrap());
+}
+
 /// Every format to the bucket and back, whole and resharded, while requests fail.
 #[test]
 fn checkpoints_on_s3() {
