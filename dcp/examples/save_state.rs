@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 /// Pieces of the plain write.
 const PIECE_BYTES: usize = 8 << 20;
 /// How long the computation takes, about.
-const ROUNDS: u32 = 2000;
+const ROUNDS: u32 = 40_000;
 
 type Tensors = Vec<(String, Vec<u64>, HostMemory, Arc<Vec<u8>>)>;
 

@@ -30,6 +30,9 @@ pub(crate) struct BenchArgs {
     /// Put the result into BENCHMARKS.md
     #[arg(long)]
     write: bool,
+    /// Name of the section there; `warm cache` or `cold cache` when none is given
+    #[arg(long)]
+    section: Option<String>,
 }
 
 /// `cargo xtask bench`.
@@ -53,7 +56,8 @@ pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<()> {
     let text = section::render(&machine::describe(root)?, args.gib, args.repetitions, cache, &results);
     println!("\n{text}");
     if args.write {
-        section::write(root, &format!("{cache} cache"), &text)?;
+        let name = args.section.clone().unwrap_or_else(|| format!("{cache} cache"));
+        section::write(root, &name, &text)?;
     }
     Ok(())
 }
