@@ -10,6 +10,7 @@
 //! ```
 
 pub mod interrupted;
+pub mod kills;
 pub mod large;
 pub mod s3_server;
 pub mod synthetic;

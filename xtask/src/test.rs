@@ -23,6 +23,9 @@ pub(crate) struct TestArgs {
     /// Without the real PyTorch and moto: nothing is downloaded, and what needs it is skipped
     #[arg(long)]
     quick: bool,
+    /// More of what is random: 1,000 kills of a job that saves to disk, 200 of one that saves to S3
+    #[arg(long)]
+    long: bool,
 }
 
 /// `cargo xtask test`.
@@ -62,6 +65,10 @@ pub(crate) fn run(root: &Path, args: &TestArgs) -> Result<()> {
     suite.step("end to end", |tally| {
         let mut command = cargo(&["test", "-p", "e2e", "--no-fail-fast"]);
         tell_peers(&mut command, &ready, server.as_ref());
+        if args.long {
+            println!("    long: 1,000 kills on disk, 200 on S3");
+            command.env("TITAN_KILLS", "1000").env("TITAN_KILLS_S3", "200");
+        }
         cargo_test(tally, &mut command)
     });
     drop(server);

@@ -2,6 +2,7 @@
 
 mod chain;
 mod damage;
+mod kills;
 mod objects;
 mod peers;
 mod pytorch_loads;
