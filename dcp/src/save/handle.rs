@@ -13,7 +13,7 @@ pub struct Saving {
 }
 
 /// What a save did, on this rank.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Saved {
     /// Bytes of this rank's snapshot in host memory.
     pub staged_bytes: u64,
@@ -23,6 +23,9 @@ pub struct Saved {
     pub stats: CopyStats,
     /// How long `save` waited for the save before.
     pub waited: Duration,
+    /// Whether the store keeps create-if-absent, as rank 0 has tried. Where it does not, two jobs that save one step at
+    /// once can both believe that they were first: tell the user that there must be one.
+    pub exclusive: bool,
 }
 
 /// Between the trainer and the thread that saves.

@@ -63,13 +63,14 @@ impl Job {
         let gathered = self.coordinator.gather(&format!("{}/staged", self.tag), &message)?;
         let announced = match gathered {
             Some(messages) => self.begin(staged.as_ref().ok().map(|staged| &staged.target), &messages),
-            None => Ok((Attempt::new(0), Vec::new())),
+            None => Ok((Attempt::new(0), Vec::new(), true)),
         };
-        let announcement = wire::announce(announced.as_ref().map(|(attempt, _)| attempt));
+        let announcement = wire::announce(announced.as_ref().map(|(attempt, ..)| attempt));
         let announcement = self.coordinator.share(&format!("{}/attempt", self.tag), &announcement)?;
         let Staged { mut target, snapshot } = staged?;
+        let mut exclusive = true;
         if rank == 0 {
-            target.values = announced?.1;
+            (_, target.values, exclusive) = announced?;
         }
         let attempt = wire::announced(&announcement)?;
         let write = crate::format::WriteOptions { attempt: Some(attempt.clone()), ..self.options.write() };
@@ -95,7 +96,7 @@ impl Job {
         let stats = written.map_err(|error| told_as_torn(error, &target))?;
         committed?;
         wire::failed(&[outcome])?;
-        Ok(Saved { staged_bytes, streamed_bytes, stats, waited: self.waited })
+        Ok(Saved { staged_bytes, streamed_bytes, stats, waited: self.waited, exclusive })
     }
 
     /// Copies this rank's share.
@@ -145,8 +146,13 @@ impl Job {
         })
     }
 
-    /// Rank 0 has heard of all that they are ready: chooses the attempt, and collects the values.
-    fn begin(&self, target: Option<&Target>, messages: &[Vec<u8>]) -> Result<(Attempt, Vec<TargetValue>)> {
+    /// Rank 0 has heard of all that they are ready: chooses the attempt, collects the values, and tries whether
+    /// the store keeps create-if-absent.
+    fn begin(
+        &self,
+        target: Option<&Target>,
+        messages: &[Vec<u8>],
+    ) -> Result<(Attempt, Vec<TargetValue>, bool)> {
         wire::failed(messages)?;
         let values = merge(messages)?;
         let needed = target.iter().flat_map(|target| &target.tensors);
@@ -157,7 +163,9 @@ impl Job {
         {
             return Err(Error::NoSpace { path: self.place.display().into(), available, needed });
         }
-        Ok((commit::begin(&self.place, self.options.format, self.options.existing)?, values))
+        let exclusive = self.place.store.creates_exclusively(&self.place.key)?;
+        let attempt = commit::begin(&self.place, self.options.format, self.options.existing)?;
+        Ok((attempt, values, exclusive))
     }
 
     /// Writes this rank's objects and its record.

@@ -2,8 +2,10 @@
 
 use crate::{convert, fixture};
 use dcp::convert::{ConvertOptions, Sharding};
+use dcp::coordinate::Alone;
 use dcp::diff::{DiffOptions, Difference, diff};
 use dcp::model::FqnFilter;
+use dcp::save::{SaveOptions, Saver, State};
 use dcp::storage::{Environment, Key, Place, Storage, conformance, open_url_with};
 use dcp::verify::{VerifyOptions, verify};
 use e2e::s3_server::{BUCKET, Faults, Options, S3Server};
@@ -200,4 +202,19 @@ fn small_reads_share_requests_and_far_ones_fetch_what_they_want() {
     (0..1000).for_each(|number| read(number * 60, 30));
     let small = server.counts();
     assert_eq!((small.gets - rows.gets, small.get_bytes - rows.get_bytes), (1, 64 << 10));
+}
+
+/// A store that overwrites where it should refuse is found out before the first commit.
+#[test]
+fn a_save_tells_whether_its_store_keeps_conditions() {
+    for ignores_conditions in [false, true] {
+        let server = S3Server::start_with(Options { ignores_conditions, ..Options::default() }).unwrap();
+        let run = Place { store: bucket(&server), key: Key::new("run").unwrap() };
+        let options = SaveOptions::new(dcp::format::by_name("titan").unwrap());
+        let mut saver = Saver::new(run, options, Arc::new(Alone)).unwrap();
+        for step in 1..3 {
+            let saved = saver.save(step, State::default()).unwrap().wait_done().unwrap();
+            assert_eq!(saved.exclusive, !ignores_conditions);
+        }
+    }
 }
