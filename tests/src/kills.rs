@@ -1,21 +1,29 @@
 //! Real kills: a job of four processes saves step after step, is killed at a random moment, and is looked at.
 //!
-//! Every byte that is saved is a function of tensor, position and step, so that any reader can tell which step it is of.
+//! One rank is killed, or all are. Of one, the others must end by themselves. Then the newest step must be at least the
+//! last that any rank said was committed, and every rank must load it as it was saved. The next job goes on with the
+//! step after it in the same run, so that what was left behind is always there. Several runs are under way at once,
+//! since most of the time goes into waiting for ranks that wait for a dead one.
 
-use dcp::copy::TensorReader;
-use dcp::layout::{Layout, Mesh, Placement, Region, copy_box, row_major};
+mod job;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use state::state;
+
+use dcp::commit::steps;
 use dcp::load::newest_complete;
-use dcp::model::{DType, TensorSpec, Value};
-use dcp::save::{HostMemory, State, StateTensor, StateValue};
-use dcp::storage::{Environment, open_url_with};
+use dcp::storage::{Environment, Place, open_url_with};
+use job::{Job, Said};
+use state::load_newest;
+use std::collections::BTreeSet;
 use std::error::Error;
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::fmt::{self, Display, Formatter};
+use std::ops::AddAssign;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Ranks of the job, on a mesh dp 2 x tp 2.
 pub const RANKS: u32 = 4;
@@ -23,47 +31,18 @@ pub const RANKS: u32 = 4;
 pub const RANK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Survivors end by themselves within this: the time for a rank, the ten seconds for a lost server, and some.
 const STUCK_AFTER: Duration = Duration::from_secs(40);
-/// Of the runs in which one rank is killed, one in so many waits for the others to end by themselves.
-const WAITS: u64 = 8;
+/// Runs at a time, at most, and how many kills are worth a run of its own: jobs are to meet what others left.
+const LANES_MAX: u64 = 16;
+const KILLS_PER_LANE: u64 = 6;
+/// Kills in a run after which the steps before the newest are removed.
+const REMOVE_EVERY: u64 = 20;
+/// How long a save is taken to last until one was seen.
+const FIRST_GUESS: Duration = Duration::from_millis(30);
+/// The exit status of a rank that was given an error; a panic has another.
+const ENDED_WITH_ERROR: i32 = 1;
 
-const TENSORS: [(&str, [u64; 2], [Placement; 2]); 4] = [
-    ("both", [256, 128], [Placement::Shard { dim: 0 }, Placement::Shard { dim: 1 }]),
-    ("rows", [300, 128], [Placement::Shard { dim: 0 }, Placement::Replicate]),
-    ("everywhere", [64, 512], [Placement::Replicate, Placement::Replicate]),
-    ("stage", [128, 96], [Placement::Only { coordinate: 1 }, Placement::Shard { dim: 0 }]),
-];
-
-/// What a rank saves as a step.
-pub fn state(rank: u32, step: u64) -> State {
-    let mesh = Arc::new(Mesh::new([("dp", 2), ("tp", 2)]).expect("a mesh"));
-    let tensor = |(name, shape, placements): (&str, [u64; 2], [Placement; 2])| {
-        let layout = Layout::new(mesh.clone(), placements.to_vec(), shape.to_vec()).expect("a layout");
-        let local = layout.region(rank).map(|region| cut(&shape, &whole(name, &shape, step), &region));
-        StateTensor {
-            fqn: name.into(),
-            spec: TensorSpec::new(DType::F32, shape),
-            path: Vec::new(),
-            placements: placements.to_vec(),
-            local: local.map(|bytes| Arc::new(HostMemory::new(bytes)) as _),
-        }
-    };
-    let tensors = TENSORS.into_iter().map(tensor).collect();
-    let value = StateValue { fqn: "step".into(), path: Vec::new(), value: Value::Int(step as i64) };
-    State { mesh: Some(mesh.clone()), tensors, values: vec![value] }
-}
-
-fn whole(name: &str, shape: &[u64], step: u64) -> Vec<u8> {
-    let seed =
-        name.bytes().fold(step.wrapping_mul(0x9e37_79b9_7f4a_7c15), |seed, byte| seed ^ u64::from(byte) << 7);
-    (0..4 * shape.iter().product::<u64>()).map(|at| (seed.wrapping_mul(2 * at + 1) >> 40) as u8).collect()
-}
-
-fn cut(shape: &[u64], whole: &[u8], region: &Region) -> Vec<u8> {
-    let mut bytes = vec![0; 4 * region.elements() as usize];
-    let from = 4 * region.position_in(&Region::whole(shape), &row_major(shape)) as usize;
-    copy_box(&whole[from..], &row_major(shape), &mut bytes, &row_major(&region.extent), &region.extent, 4);
-    bytes
-}
+/// What goes wrong with the campaign itself.
+pub type Failure = Box<dyn Error + Send + Sync>;
 
 /// What a campaign saw.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,122 +51,233 @@ pub struct Seen {
     pub kills: u64,
     /// Of these, one rank alone.
     pub single: u64,
+    /// Kills after which nothing of the next step was there.
+    pub left_nothing: u64,
+    /// Kills after which some of its objects were there, or begun, and no record.
+    pub left_objects: u64,
+    /// Kills after which some of its records were there, and no commit.
+    pub left_records: u64,
+    /// Kills after which a step was committed that no rank had yet been told of.
+    pub left_committed: u64,
     /// Steps that the newest complete one advanced by.
     pub saves: u64,
-    /// Kills after which a save was left that had begun and was not committed.
-    pub cut_off: u64,
     /// Reported as committed, and not there.
     pub lost: u64,
-    /// Complete, and not of one step.
+    /// Complete, and not of one step on every rank.
     pub mixed: u64,
-    /// Survivors that did not end.
+    /// Times that survivors did not end.
     pub stuck: u64,
 }
 
-/// Kills the job `kills` times. `program` is `save_loop`; `environment` is what it needs beside its own.
-///
-/// Errors: what starting processes and reading the run give.
-pub fn campaign(
-    program: &Path,
-    url: &str,
-    environment: &[(String, String)],
-    kills: u64,
-    seed: u64,
-) -> Result<Seen, Box<dyn Error>> {
-    let settings: Environment = environment.iter().cloned().collect();
-    let run = open_url_with(url, &settings)?;
-    let (mut seen, mut newest, mut random) = (Seen::default(), 0, seed);
-    let mut draw = |below: u64| {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (random >> 33) % below
-    };
-    while seen.kills < kills {
-        let reported = Arc::new(AtomicU64::new(0));
-        let job = format!("kill-{}", seen.kills);
-        let mut children = start(program, url, environment, &job, newest + 1, &reported)?;
-        std::thread::sleep(Duration::from_millis(5 + draw(250)));
-        seen.kills += 1;
-        if draw(2) == 0 {
-            seen.single += 1;
-            let victim = draw(u64::from(RANKS)) as usize;
-            children[victim].kill()?;
-            match seen.single % WAITS {
-                0 => seen.stuck += u64::from(!end_by_themselves(&mut children)?),
-                _ => std::thread::sleep(Duration::from_millis(draw(100))),
+impl AddAssign for Seen {
+    fn add_assign(&mut self, other: Seen) {
+        self.kills += other.kills;
+        self.single += other.single;
+        self.left_nothing += other.left_nothing;
+        self.left_objects += other.left_objects;
+        self.left_records += other.left_records;
+        self.left_committed += other.left_committed;
+        self.saves += other.saves;
+        self.lost += other.lost;
+        self.mixed += other.mixed;
+        self.stuck += other.stuck;
+    }
+}
+
+impl Display for Seen {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Seen { kills, single, saves, lost, mixed, stuck, .. } = self;
+        let Seen { left_nothing, left_objects, left_records, left_committed, .. } = self;
+        write!(
+            f,
+            "{kills} kills ({single} of one rank), before the first object {left_nothing}, objects there \
+             {left_objects}, records there {left_records}, committed and not told {left_committed}; {saves} saves \
+             committed; {lost} lost, {mixed} mixed, {stuck} stuck"
+        )
+    }
+}
+
+/// A campaign of kills.
+#[derive(Clone, Copy, Debug)]
+pub struct Campaign<'a> {
+    /// The program `save_loop`.
+    pub program: &'a Path,
+    /// Where the runs go, each into a folder of its own.
+    pub url: &'a str,
+    /// Variables that the program needs to reach it.
+    pub environment: &'a [(String, String)],
+    /// How often to kill.
+    pub kills: u64,
+    /// Decides who is killed and when, as far as the machine's clock can be told.
+    pub seed: u64,
+}
+
+impl Campaign<'_> {
+    /// Kills so many times.
+    ///
+    /// Errors: what starting processes and reading the runs give; a rank that ended with anything but an error.
+    pub fn run(&self) -> Result<Seen, Failure> {
+        let begun = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            let lane = |lane| {
+                let begun = &begun;
+                scope.spawn(move || {
+                    let mut lane = Lane::new(self, lane)?;
+                    while begun.fetch_add(1, Ordering::Relaxed) < self.kills {
+                        lane.kill_once()?;
+                    }
+                    Ok(lane.seen)
+                })
+            };
+            let lanes = (self.kills / KILLS_PER_LANE).clamp(1, LANES_MAX);
+            let lanes: Vec<_> = (0..lanes).map(lane).collect();
+            let mut seen = Seen::default();
+            for lane in lanes {
+                let of_lane: Result<Seen, Failure> = lane.join().map_err(|_| "a run panicked")?;
+                seen += of_lane?;
+            }
+            Ok(seen)
+        })
+    }
+}
+
+/// One run, and what happened to it.
+struct Lane<'a> {
+    campaign: &'a Campaign<'a>,
+    url: String,
+    run: Place,
+    random: u64,
+    seen: Seen,
+    /// The newest step known to be committed; steps count from 1.
+    newest: u64,
+    /// Names in the folder of the step after it.
+    leftovers: BTreeSet<String>,
+    save_duration: Duration,
+}
+
+impl<'a> Lane<'a> {
+    fn new(campaign: &'a Campaign<'a>, number: u64) -> Result<Self, Failure> {
+        let settings: Environment = campaign.environment.iter().cloned().collect();
+        let url = format!("{}/run-{number}", campaign.url);
+        Ok(Lane {
+            campaign,
+            run: open_url_with(&url, &settings)?,
+            url,
+            random: campaign.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number),
+            seen: Seen::default(),
+            newest: 0,
+            leftovers: BTreeSet::new(),
+            save_duration: FIRST_GUESS,
+        })
+    }
+
+    fn draw(&mut self, below: u64) -> u64 {
+        self.random =
+            self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.random >> 33) % below
+    }
+
+    fn kill_once(&mut self) -> Result<(), Failure> {
+        let Campaign { program, environment, .. } = *self.campaign;
+        let name = format!("kill-{}", self.seen.kills);
+        let mut job = Job::start(program, &self.url, environment, &name, self.newest + 1)?;
+        self.wait_for_the_moment(&mut job)?;
+        let first = self.draw(u64::from(RANKS)) as u32;
+        let one = self.draw(2) == 0;
+        let victims: Vec<u32> =
+            (first..first + if one { 1 } else { RANKS }).map(|rank| rank % RANKS).collect();
+        job.kill(&victims)?;
+        self.seen.kills += 1;
+        self.seen.single += u64::from(one);
+        let ended = job.wait(STUCK_AFTER)?;
+        self.save_duration = job.save_duration().unwrap_or(self.save_duration);
+        let (reported, errors) = job.last_words();
+        match ended {
+            None => self.seen.stuck += 1,
+            Some(ended) => {
+                for (rank, status) in (0..).zip(ended) {
+                    if !victims.contains(&rank) && status.code() != Some(ENDED_WITH_ERROR) {
+                        return Err(format!("rank {rank}, not killed, ended with {status}\n{errors}").into());
+                    }
+                }
             }
         }
-        for child in &mut children {
-            // One that has ended already is no error.
-            let _ = child.kill();
-            child.wait()?;
+        self.look(reported)?;
+        if self.seen.kills.is_multiple_of(REMOVE_EVERY) {
+            self.remove_old()?;
         }
-        let reported = reported.load(Ordering::SeqCst);
-        let step = match newest_complete(&run, None) {
-            Ok(found) => {
-                seen.mixed += u64::from(!is_of_one_step(&*found.reader, found.step)?);
-                seen.cut_off += u64::from(!found.passed_over.is_empty());
-                found.step
+        Ok(())
+    }
+
+    /// One time in eight while the ranks find each other, else during one of the first saves or just after it: early,
+    /// while it is staged, or at any time.
+    fn wait_for_the_moment(&mut self, job: &mut Job) -> Result<(), Failure> {
+        let save_us = self.save_duration.as_micros() as u64;
+        let delay_us = match self.draw(8) {
+            0 => self.draw(20_000),
+            kind => {
+                let step = self.newest + 1 + self.draw(4);
+                job.wait_for(|said| *said == Said::Saving(step))?;
+                self.draw(if kind < 3 { save_us / 8 + 1 } else { save_us * 3 / 2 + 1 })
+            }
+        };
+        std::thread::sleep(Duration::from_micros(delay_us));
+        Ok(())
+    }
+
+    /// Compares the run with what the ranks had reported.
+    fn look(&mut self, reported: u64) -> Result<(), Failure> {
+        let step = match newest_complete(&self.run, None) {
+            Ok(_) => {
+                let (step, equal) = load_newest(&self.run)?;
+                self.seen.mixed += u64::from(!equal);
+                step
             }
             Err(dcp::Error::NoneComplete { .. }) => 0,
             Err(error) => return Err(error.into()),
         };
-        seen.lost += u64::from(step < reported.max(newest));
-        seen.saves += step.saturating_sub(newest);
-        newest = step.max(newest);
+        self.seen.lost += u64::from(step < reported.max(self.newest));
+        self.seen.saves += step.saturating_sub(self.newest);
+        if step > self.newest {
+            self.leftovers.clear();
+        }
+        let names = self.names(step + 1)?;
+        let mut new = names.difference(&self.leftovers).peekable();
+        let phase = match step > reported.max(self.newest) {
+            true => &mut self.seen.left_committed,
+            false if new.peek().is_none() => &mut self.seen.left_nothing,
+            false if new.any(|name| name.ends_with(".part.json")) => &mut self.seen.left_records,
+            false => &mut self.seen.left_objects,
+        };
+        *phase += 1;
+        self.leftovers = names;
+        self.newest = step.max(self.newest);
+        Ok(())
     }
-    Ok(seen)
-}
 
-fn start(
-    program: &Path,
-    url: &str,
-    environment: &[(String, String)],
-    job: &str,
-    first: u64,
-    reported: &Arc<AtomicU64>,
-) -> Result<Vec<Child>, Box<dyn Error>> {
-    let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
-    let mut children = Vec::new();
-    for rank in 0..RANKS {
-        let mut command = Command::new(program);
-        command.args([url, &rank.to_string(), &address, job, &first.to_string()]);
-        command.envs(environment.iter().cloned()).stdin(Stdio::null()).stderr(Stdio::null());
-        let mut child = command.stdout(Stdio::piped()).spawn()?;
-        let (lines, reported) = (child.stdout.take().ok_or("no output")?, reported.clone());
-        std::thread::spawn(move || {
-            for line in BufReader::new(lines).lines().map_while(Result::ok) {
-                let step = line.strip_prefix("committed ").and_then(|step| step.parse().ok());
-                reported.fetch_max(step.unwrap_or(0), Ordering::SeqCst);
+    /// What attempts at a step have left: objects, and such as are begun, by the store's name of them.
+    fn names(&self, step: u64) -> Result<BTreeSet<String>, Failure> {
+        let Place { store, key } = &self.run;
+        let folder = key.join(&format!("step-{step}"))?;
+        let objects = store.list(&folder)?.into_iter().map(|object| object.key.as_str().to_owned());
+        let begun = store.unfinished(&folder)?.into_iter().map(|begun| begun.id);
+        Ok(objects.chain(begun).collect())
+    }
+
+    /// Removes all steps before the newest.
+    fn remove_old(&self) -> Result<(), Failure> {
+        for step in steps(&self.run)? {
+            if step.number >= self.newest {
+                continue;
             }
-        });
-        children.push(child);
-    }
-    Ok(children)
-}
-
-fn end_by_themselves(children: &mut [Child]) -> Result<bool, Box<dyn Error>> {
-    let start = Instant::now();
-    while start.elapsed() < STUCK_AFTER {
-        let mut all = true;
-        for child in children.iter_mut() {
-            all &= child.try_wait()?.is_some();
+            let Place { store, key } = step.place;
+            for object in store.list(&key)? {
+                store.remove(&object.key)?;
+            }
+            for begun in store.unfinished(&key)? {
+                store.discard(&begun)?;
+            }
         }
-        if all {
-            return Ok(true);
-        }
-        std::thread::sleep(Duration::from_millis(50));
+        Ok(())
     }
-    Ok(false)
-}
-
-/// Whether a checkpoint has, in every tensor and value, exactly what was saved as this step.
-fn is_of_one_step(reader: &dyn dcp::format::Reader, step: u64) -> Result<bool, dcp::Error> {
-    for (name, shape, _) in TENSORS {
-        let mut found = vec![0; 4 * shape.iter().product::<u64>() as usize];
-        TensorReader::new(reader, name)?.read(&Region::whole(&shape), &mut found)?;
-        if found != whole(name, &shape, step) {
-            return Ok(false);
-        }
-    }
-    Ok(reader.value(&"step".into())? == Value::Int(step as i64))
 }
