@@ -1,9 +1,9 @@
 //! `cargo xtask test`: everything that must hold, in one command, here and in CI.
 //!
-//! The last line is `N passed, N failed, N skipped`: tests counted over all of cargo's test output; a check that is no
-//! test (format, lints, licences, tidy, fixtures, environments) counts as one failure when it fails and as nothing
-//! when it holds. A test that needs a peer which is not there prints `SKIP name: reason` and counts as skipped, not
-//! as passed; where `CI` is set, a skip is a failure.
+//! The last line is `N passed, N failed, N skipped`, and after `--long` what was run beyond the normal. Tests are counted
+//! over all of cargo's test output; a check that is no test (format, lints, licences, tidy, fixtures, environments)
+//! counts as one failure when it fails and as nothing when it holds. A test that needs a peer which is not there prints
+//! `SKIP name: reason` and counts as skipped, not as passed; where `CI` is set, a skip is a failure.
 
 use crate::moto::{self, MotoServer};
 use crate::peers::{self, PEERS, Ready};
@@ -27,6 +27,10 @@ pub(crate) struct TestArgs {
     #[arg(long)]
     long: bool,
 }
+
+/// What `--long` runs more often: the variable of a test, its value, and how the summary tells it.
+const LONG: [(&str, &str, &str); 2] =
+    [("TITAN_KILLS", "1000", "1,000 kills on disk"), ("TITAN_KILLS_S3", "200", "200 kills on S3")];
 
 /// `cargo xtask test`.
 pub(crate) fn run(root: &Path, args: &TestArgs) -> Result<()> {
@@ -66,8 +70,8 @@ pub(crate) fn run(root: &Path, args: &TestArgs) -> Result<()> {
         let mut command = cargo(&["test", "-p", "e2e", "--no-fail-fast"]);
         tell_peers(&mut command, &ready, server.as_ref());
         if args.long {
-            println!("    long: 1,000 kills on disk, 200 on S3");
-            command.env("TITAN_KILLS", "1000").env("TITAN_KILLS_S3", "200");
+            command.envs(LONG.map(|(variable, value, _)| (variable, value)));
+            tally.long = LONG.map(|(.., what)| what).to_vec();
         }
         cargo_test(tally, &mut command)
     });
@@ -111,6 +115,8 @@ struct Tally {
     ignored: u64,
     /// Tests that said they were skipped, each with its reason.
     skipped: BTreeMap<String, String>,
+    /// What was run beyond the normal.
+    long: Vec<&'static str>,
 }
 
 impl Tally {
@@ -137,7 +143,11 @@ impl Tally {
 
     fn summary(&self) -> String {
         let passed = self.passed.saturating_sub(self.skipped.len() as u64);
-        format!("{passed} passed, {} failed, {} skipped", self.failed, self.skips())
+        let long = match self.long.is_empty() {
+            true => String::new(),
+            false => format!(" (long: {})", self.long.join(", ")),
+        };
+        format!("{passed} passed, {} failed, {} skipped{long}", self.failed, self.skips())
     }
 }
 
@@ -206,6 +216,8 @@ mod tests {
             SKIPPED is another word\n";
         output.lines().for_each(|line| tally.line(line));
         assert_eq!(tally.summary(), "4 passed, 1 failed, 2 skipped");
+        tally.long = vec!["1,000 kills", "more"];
+        assert_eq!(tally.summary(), "4 passed, 1 failed, 2 skipped (long: 1,000 kills, more)");
     }
 
     #[test]
