@@ -10,6 +10,8 @@ pub mod protocol;
 #[cfg(test)]
 mod protocol_tests;
 mod steps;
+#[cfg(test)]
+mod tests;
 
 pub use steps::{Step, step_of, steps};
 
@@ -26,11 +28,7 @@ const READ_BYTES_MAX: u64 = 256 << 20;
 ///
 /// Errors: what listing and reading give; [`Error::Damaged`], [`Error::Malformed`] for a slot that cannot be read.
 pub fn newest_slot(place: &Place, format: &dyn Format) -> Result<Option<(u32, Slot)>> {
-    let listed = place.store.list(&place.key)?;
-    let names = listed.iter().filter_map(|object| object.key.below(&place.key));
-    let Some(generation) = names.filter_map(|name| format.slot_generation(name)).max() else {
-        return Ok(None);
-    };
+    let Some(generation) = newest_generation(place, format)? else { return Ok(None) };
     let key = slot_key(place, format, generation)?;
     let bytes = place.store.get(&key, READ_BYTES_MAX)?;
     Ok(Some((generation, format.read_slot(&place.store.display(&key), &bytes)?)))
@@ -43,7 +41,9 @@ pub fn newest_slot(place: &Place, format: &dyn Format) -> Result<Option<(u32, Sl
 pub fn begin(place: &Place, format: &dyn Format, existing: Existing) -> Result<Attempt> {
     // A damaged slot is no reason not to save again: what counts is that it is filled.
     let newest = match newest_slot(place, format) {
-        Err(Error::Damaged { .. } | Error::Malformed { .. }) => newest_filled(place, format)?,
+        Err(Error::Damaged { .. } | Error::Malformed { .. }) => {
+            newest_generation(place, format)?.map(|newest| (newest, Slot::Commit))
+        }
         other => other?,
     };
     let newest = newest.map(|(generation, slot)| (generation, slot == Slot::Abandoned));
@@ -54,10 +54,12 @@ pub fn begin(place: &Place, format: &dyn Format, existing: Existing) -> Result<A
     }
 }
 
-fn newest_filled(place: &Place, format: &dyn Format) -> Result<Option<(u32, Slot)>> {
+/// Pages of a listing are read in order of the names, so that a slot which is filled meanwhile is either seen or filled
+/// after the newest that was seen.
+fn newest_generation(place: &Place, format: &dyn Format) -> Result<Option<u32>> {
     let listed = place.store.list(&place.key)?;
     let names = listed.iter().filter_map(|object| object.key.below(&place.key));
-    Ok(names.filter_map(|name| format.slot_generation(name)).max().map(|newest| (newest, Slot::Commit)))
+    Ok(names.filter_map(|name| format.slot_generation(name)).max())
 }
 
 fn slot_key(place: &Place, format: &dyn Format, generation: u32) -> Result<Key> {
@@ -97,8 +99,9 @@ pub fn commit(place: &Place, format: &dyn Format, draft: &dyn Draft, attempt: &A
                         Answer::Exists
                     }
                     Err(error) => {
+                        let answer = if is_final(&error) { Answer::Refused } else { Answer::Unclear };
                         last = Some(error);
-                        Answer::Unclear
+                        answer
                     }
                 };
                 committer.answered(answer);
@@ -115,9 +118,35 @@ pub fn commit(place: &Place, format: &dyn Format, draft: &dyn Draft, attempt: &A
                     Err(_) => Found::Unclear,
                 });
             }
+            Task::Confirm => committer.found(confirm(place, format, attempt.generation, &mut last)),
             Task::Done(outcome) => return conclude(outcome, place.store.display(&slot), last),
         }
     }
+}
+
+/// Whether the slot that holds our manifest is the newest.
+fn confirm(place: &Place, format: &dyn Format, generation: u32, last: &mut Option<Error>) -> Found {
+    let newest = match newest_generation(place, format) {
+        Ok(Some(newest)) if newest == generation => return Found::Ours,
+        Ok(Some(newest)) if newest > generation => newest_slot(place, format),
+        Ok(_) => return Found::Nothing,
+        Err(error) => Err(error),
+    };
+    match newest {
+        Ok(Some((_, Slot::Abandoned))) => Found::Abandoned,
+        Ok(Some((_, Slot::Commit))) | Err(Error::Damaged { .. } | Error::Malformed { .. }) => Found::Other,
+        Ok(None) => Found::Nothing,
+        Err(error) => {
+            *last = Some(error);
+            Found::Unclear
+        }
+    }
+}
+
+/// Whether a creation that failed so cannot take effect any more. Stores try again by themselves, so that most errors
+/// say nothing about the tries before the last; those of a local file system do.
+fn is_final(error: &Error) -> bool {
+    matches!(error, Error::ReadOnly { .. } | Error::NoSpace { .. } | Error::Io { .. })
 }
 
 fn conclude(outcome: Outcome, slot: String, last: Option<Error>) -> Result<()> {

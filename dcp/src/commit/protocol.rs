@@ -2,14 +2,20 @@
 //! run it against every order of events.
 //!
 //! ```text
-//! Check -> Put -> Created -------------------------------> Committed
-//!           |---> Exists, Unclear -> ReadBack -> Ours ----> Committed
-//!           ^                           |------> Other ----> Lost
-//!           |                           |------> Abandoned -> Fenced
-//!           |                           |------> Nothing --+
-//!           +----------- (bounded) ------------------------+
-//!                                       |------> Unclear -> ReadBack (bounded) -> Unknown
+//! Check -> Put -> Created ----------------------------------------> Confirm
+//!           |---> Exists, Refused, Unclear -> ReadBack -> Ours -----> Confirm
+//!           ^                                    |------> Other ----> Lost
+//!           |                                    |------> Abandoned -> Fenced
+//!           |                                    |------> Nothing --+
+//!           +----------- (bounded) ---------------------------------+-> Refused; Unknown after an Unclear
+//!                                                |------> Unclear -> ReadBack (bounded) -> Unknown
+//! Confirm -> Ours -> Committed
+//!    |-----> Other -> Lost, Abandoned -> Fenced
+//!    |-----> Unclear -> Confirm (bounded) -> Unknown
 //! ```
+//!
+//! *Confirm*: slots below the newest are removed by `prune`, so that a creation which was under way for long can find its
+//! slot free although another attempt had filled it. A newer slot is there then, for good.
 
 /// How often the slot is tried, and read back, before the outcome is left open.
 pub const TRIES_MAX: u32 = 4;
@@ -34,6 +40,17 @@ pub fn next_generation(newest: Option<(u32, bool)>, existing: Existing) -> Optio
     }
 }
 
+/// Whether `prune` may remove the objects of an attempt that was to commit with slot `generation`: nothing that happens
+/// later can make it the checkpoint. `newest` is the newest slot that was ever seen, `named` whether that slot is this
+/// attempt's checkpoint.
+///
+/// An attempt commits with its own slot or not at all, a slot that is filled can be filled by nobody else, and the newest
+/// is never removed: so what holds once holds for good, however long `prune` takes to act on it. An attempt of a higher
+/// slot may be alive, whatever its age.
+pub fn is_hopeless(generation: u32, newest: Option<(u32, bool)>, named: bool) -> bool {
+    newest.is_some_and(|(newest, _)| generation <= newest) && !named
+}
+
 /// What the committer is to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Task {
@@ -43,6 +60,8 @@ pub enum Task {
     Put,
     /// Read the slot.
     ReadBack,
+    /// List the slots: the newest of all must be ours.
+    Confirm,
     /// Nothing more.
     Done(Outcome),
 }
@@ -50,15 +69,15 @@ pub enum Task {
 /// How a commit ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// The checkpoint exists.
+    /// The checkpoint exists: its slot was the newest after it was filled.
     Committed,
-    /// Another attempt's exists.
+    /// Another attempt's exists, and ours can never take its place.
     Lost,
-    /// The slot was abandoned by whoever cleaned up.
+    /// The slot, or a newer one, was abandoned by whoever cleaned up; ours can never count.
     Fenced,
-    /// The store took none of the tries, and says that nothing is there.
+    /// The store refused every try, and says that nothing is there; nothing can come later.
     Refused,
-    /// It may exist.
+    /// It may exist, or come to exist when a try that is still under way arrives.
     Unknown,
 }
 
@@ -69,11 +88,13 @@ pub enum Answer {
     Created,
     /// It was there already, perhaps through an earlier try of our own.
     Exists,
-    /// An error; it may have been created.
+    /// An error; it was not created, and no try of it is under way.
+    Refused,
+    /// An error; it may have been created, or may yet be.
     Unclear,
 }
 
-/// What reading the slot showed.
+/// What reading the slot, or for [`Task::Confirm`] the newest of all slots, showed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Found {
     /// Exactly our bytes.
@@ -94,11 +115,13 @@ pub struct Committer {
     task: Task,
     tries: u32,
     reads: u32,
+    /// Whether a try may still be under way.
+    open: bool,
 }
 
 impl Default for Committer {
     fn default() -> Self {
-        Committer { task: Task::Check, tries: 0, reads: 0 }
+        Committer { task: Task::Check, tries: 0, reads: 0, open: false }
     }
 }
 
@@ -121,26 +144,37 @@ impl Committer {
             return;
         }
         self.tries += 1;
-        self.task = match answer {
-            Answer::Created => Task::Done(Outcome::Committed),
-            Answer::Exists | Answer::Unclear => Task::ReadBack,
-        };
+        self.open |= answer == Answer::Unclear;
+        match answer {
+            Answer::Created => self.confirm(),
+            Answer::Exists | Answer::Refused | Answer::Unclear => self.task = Task::ReadBack,
+        }
     }
 
-    /// The answer to [`Task::ReadBack`].
+    /// The answer to [`Task::ReadBack`] and [`Task::Confirm`].
     pub fn found(&mut self, found: Found) {
-        if self.task != Task::ReadBack {
+        let confirming = self.task == Task::Confirm;
+        if !confirming && self.task != Task::ReadBack {
             return;
         }
         self.reads += 1;
         self.task = match found {
+            Found::Ours if !confirming => return self.confirm(),
             Found::Ours => Task::Done(Outcome::Committed),
             Found::Other => Task::Done(Outcome::Lost),
             Found::Abandoned => Task::Done(Outcome::Fenced),
+            // No slot at all after ours was filled: somebody removed the folder by hand.
+            Found::Nothing if confirming => Task::Done(Outcome::Unknown),
             Found::Nothing if self.tries < TRIES_MAX => Task::Put,
+            Found::Nothing if self.open => Task::Done(Outcome::Unknown),
             Found::Nothing => Task::Done(Outcome::Refused),
-            Found::Unclear if self.reads < TRIES_MAX => Task::ReadBack,
+            Found::Unclear if self.reads < TRIES_MAX => self.task,
             Found::Unclear => Task::Done(Outcome::Unknown),
         };
+    }
+
+    fn confirm(&mut self) {
+        self.task = Task::Confirm;
+        self.reads = 0;
     }
 }

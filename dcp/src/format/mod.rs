@@ -286,7 +286,8 @@ pub struct TargetValue {
 /// One try at saving a step.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Attempt {
-    /// 32 hex digits, unique to the try: its objects are below a folder of this name.
+    /// 32 hex digits, unique to the try: its objects are below a folder of this name. The first four are the
+    /// generation in decimal, by which `prune` knows, from the name alone, what can no longer be committed.
     pub id: String,
     /// The slot that it commits with.
     pub generation: u32,
@@ -295,7 +296,18 @@ pub struct Attempt {
 impl Attempt {
     /// A new one for this slot.
     pub fn new(generation: u32) -> Self {
-        Attempt { id: uuid::Uuid::new_v4().simple().to_string(), generation }
+        let random = uuid::Uuid::new_v4().simple().to_string();
+        Attempt { id: format!("{generation:04}{}", &random[4..]), generation }
+    }
+
+    /// The generation in an attempt's name; `None` for a name that is none of ours.
+    pub fn generation_of(id: &str) -> Option<u32> {
+        let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        if id.len() != 32 || !id.bytes().all(is_hex) {
+            return None;
+        }
+        let digits = &id[..4];
+        digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
     }
 }
 
