@@ -9,6 +9,8 @@
 pub mod protocol;
 #[cfg(test)]
 mod protocol_tests;
+#[cfg(any(test, feature = "testing"))]
+pub mod sim;
 mod steps;
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ mod memory;
 mod moto;
 mod peers;
 mod process;
+mod sim;
 mod test;
 mod tidy;
 
@@ -31,6 +32,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Everything that must hold: format, lints, licences, tidy, tests, fixtures, and PyTorch reading what we write
     Test(test::TestArgs),
+    /// Run the commit protocol in a simulated store against every order of events, or replay one seed
+    Sim(sim::SimArgs),
     /// House rules that rustc and clippy do not know
     Tidy,
     /// Check the checkpoints under fixtures/ against their lock file, or make them again
@@ -58,6 +61,7 @@ fn run(root: &Path, command: &Command) -> Result<()> {
         Command::Bench(args) => bench::run(root, args),
         Command::Demo(args) => demo::run(root, args),
         Command::Test(args) => test::run(root, args),
+        Command::Sim(args) => sim::run(root, args),
         Command::Tidy => tidy::run(root),
         Command::Fixtures(args) => fixtures::run(root, args),
         Command::Fuzz(args) => fuzz::run(root, args),
