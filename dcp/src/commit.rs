@@ -145,10 +145,14 @@ fn confirm(place: &Place, format: &dyn Format, generation: u32, last: &mut Optio
     }
 }
 
-/// Whether a creation that failed so cannot take effect any more. Stores try again by themselves, so that most errors
-/// say nothing about the tries before the last; those of a local file system do.
+/// Whether a creation that failed so cannot take effect any more. Object stores try again by themselves, so that an error
+/// of theirs says nothing about the tries before the last; the operating system's own answer is about the one that was.
 fn is_final(error: &Error) -> bool {
-    matches!(error, Error::ReadOnly { .. } | Error::NoSpace { .. } | Error::Io { .. })
+    match error {
+        Error::ReadOnly { .. } | Error::NoSpace { .. } => true,
+        Error::Io { source, .. } => source.raw_os_error().is_some(),
+        _ => false,
+    }
 }
 
 fn conclude(outcome: Outcome, slot: String, last: Option<Error>) -> Result<()> {

@@ -1,7 +1,7 @@
 //! The committer on a store: what the slots hold decides, and not the answer to its own creation alone.
 
 use super::protocol::Existing;
-use super::{begin, commit};
+use super::{begin, commit, is_final};
 use crate::error::{Error, Result};
 use crate::format::{
     Attempt, Draft, Format, ObjectSums, Pieces, Target, TargetTensor, WriteOptions, by_name,
@@ -78,6 +78,14 @@ fn a_newer_slot_that_cannot_be_read_is_anothers() {
     place.store.put(&slot(&place, 1), b"{").unwrap();
     let error = committed(&place, &late).unwrap_err();
     assert!(matches!(error, Error::LostRace { .. }), "{error}");
+}
+
+#[test]
+fn only_an_answer_of_the_operating_system_is_final() {
+    let failed = |source| Error::Io { object: "slot".to_owned(), action: "writing", source };
+    assert!(is_final(&failed(std::io::Error::from_raw_os_error(5))));
+    assert!(!is_final(&failed(std::io::Error::other("503 SlowDown"))), "an earlier try may still arrive");
+    assert!(!is_final(&Error::NoAnswer { object: "slot".to_owned(), action: "writing" }));
 }
 
 #[test]
