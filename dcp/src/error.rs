@@ -169,8 +169,8 @@ pub enum Error {
     )]
     Unknown { slot: String, last: String },
 
-    #[error("rank {rank} failed, so nothing was committed: {message}")]
-    RankFailed { rank: u32, message: String },
+    #[error("rank {rank} failed, so {so}: {message}")]
+    RankFailed { rank: u32, so: &'static str, message: String },
 
     #[error(
         "`{fqn}` changed between its snapshot and {when}; was it trained on before `wait_staged` returned?"
@@ -202,6 +202,15 @@ pub enum ErrorKind {
 }
 
 impl Error {
+    /// The error with all that caused it, in one line: for those who get a text and no error.
+    pub fn with_causes(&self) -> String {
+        let causes = std::iter::successors(std::error::Error::source(self), |cause| cause.source());
+        std::iter::once(self.to_string())
+            .chain(causes.map(ToString::to_string))
+            .collect::<Vec<_>>()
+            .join(": ")
+    }
+
     /// An [`Error::Malformed`].
     pub fn malformed(object: impl Into<String>, what: &'static str, why: impl Into<String>) -> Self {
         Error::Malformed { object: object.into(), what, why: why.into() }

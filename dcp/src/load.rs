@@ -4,67 +4,23 @@
 //! sent to the rest. What is read is compared with its checksums; a step that turns out to be damaged is passed over
 //! for the one before, and the report says so.
 
-use crate::commit::{Step, steps};
+mod agreement;
+mod newest;
+
+pub use newest::{Newest, complete, newest_complete};
+
 use crate::coordinate::Coordinator;
 use crate::copy::{self, CopyOptions, Wanted};
-use crate::error::{Error, ErrorKind, Result};
-use crate::format::{self, Reader};
+use crate::error::{Error, Result};
+use crate::format::Reader;
 use crate::layout::{Layout, Mesh, Placement, Region};
-use crate::model::{FqnFilter, Severity};
 use crate::plan::choose_owners;
 use crate::storage::Place;
-use crate::verify::{VerifyOptions, verify};
+use agreement::{Verdict, agree, choose, open_chosen};
 use std::sync::Arc;
 
-/// A step that can be loaded as far as names and lengths tell.
-#[derive(Debug)]
-pub struct Newest {
-    /// Its number.
-    pub step: u64,
-    /// The open checkpoint.
-    pub reader: Arc<dyn Reader>,
-    /// Later steps that cannot, each with the reason.
-    pub passed_over: Vec<(u64, String)>,
-}
-
-/// The newest step of a run that is complete: committed, with every object there and as long as recorded. With `before`,
-/// only earlier ones count.
-///
-/// Errors: [`Error::NoneComplete`], which gives the reason for each step; an error of the store is no reason to take an
-/// older step, and is returned.
-pub fn newest_complete(run: &Place, before: Option<u64>) -> Result<Newest> {
-    let mut passed_over = Vec::new();
-    for Step { number, place } in steps(run)? {
-        if before.is_some_and(|before| number >= before) {
-            continue;
-        }
-        match complete(&place) {
-            Ok(reader) => return Ok(Newest { step: number, reader, passed_over }),
-            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
-            Err(error) => passed_over.push((number, error.to_string())),
-        }
-    }
-    let tried: String = passed_over.iter().map(|(step, why)| format!("; step {step}: {why}")).collect();
-    Err(Error::NoneComplete { root: run.display(), tried })
-}
-
-/// Opens a step and sees that it is complete.
-///
-/// Errors: [`Error::Unsound`] where something is missing; what opening gives.
-pub fn complete(place: &Place) -> Result<Arc<dyn Reader>> {
-    let reader = format::open(place)?;
-    let options = VerifyOptions { deep: false, filter: FqnFilter::default(), threads: 2 };
-    let report = verify(&*reader, &options, &())?;
-    let mut damage = report.findings.iter().filter(|finding| finding.severity == Severity::Damage);
-    match damage.next() {
-        None => Ok(reader),
-        Some(first) => Err(Error::Unsound {
-            root: place.display(),
-            count: 1 + damage.count(),
-            first: first.message.clone(),
-        }),
-    }
-}
+/// How often a step may be replaced by a newer save of it while it is being looked at.
+const LOOKS_MAX: u32 = 8;
 
 /// What a rank wants. Mesh and tensors are the same list on every rank; the memory is its own.
 #[derive(Debug, Default)]
@@ -113,6 +69,9 @@ impl Loaded {
 /// Loads the newest complete step into every rank's memory. Called by all ranks of a job with the same `tag`, which
 /// serves once.
 ///
+/// All ranks load the same save: rank 0 chooses it, and a rank that finds another in its place, because the step was saved
+/// again meanwhile, has all of them begin anew.
+///
 /// Errors: as [`newest_complete`]; [`Error::BadTensor`], [`Error::NoSuchName`] where the step does not hold what is
 /// wanted; [`Error::RankFailed`] where another rank failed; what reading gives. After an error the memory holds anything.
 pub fn load(
@@ -126,81 +85,50 @@ pub fn load(
     if on_mesh != ranks {
         return Err(Error::Usage(format!("the mesh has {on_mesh} ranks, the job {ranks}")));
     }
-    let (mut before, mut passed_over) = (None, Vec::new());
+    let (mut before, mut replaced, mut passed_over) = (None, 0, Vec::new());
     for round in 0u32.. {
         let tag = format!("{tag}/{round}");
-        let (step, skipped) = choose(run, coordinator, &tag, before)?;
-        passed_over.extend(skipped);
-        let place = Place { store: run.store.clone(), key: run.key.join(&format!("step-{step}"))? };
-        let outcome = format::open(&place).and_then(|reader| {
+        let choice = choose(run, coordinator, &tag, before)?;
+        let place = step_place(run, choice.step)?;
+        let outcome = open_chosen(&place, &choice).and_then(|reader| {
             let ways = ways(&*reader, &request, coordinator.rank())?;
             let read_bytes = read(&*reader, &ways, &mut request, coordinator.rank(), options)?;
             Ok((reader, ways, read_bytes))
         });
-        // All or none: a rank that met damage takes the others to the step before.
-        let report = match &outcome {
-            Ok(_) => String::new(),
-            Err(error) if error.kind() == ErrorKind::Data => format!("D{error}"),
-            Err(error) => format!("E{error}"),
-        };
-        let reports = coordinator.gather(&format!("{tag}/read"), report.as_bytes())?;
-        let verdict = reports.map_or_else(Vec::new, |reports| worst(&reports));
-        let verdict = coordinator.share(&format!("{tag}/verdict"), &verdict)?;
-        match verdict.split_first() {
-            None => {
+        let verdict = agree(coordinator, &tag, &place, &choice, outcome.as_ref().err())?;
+        passed_over.extend(choice.passed_over);
+        match verdict {
+            Verdict::Good => {
                 let (reader, ways, read_bytes) = outcome?;
                 let received_bytes = exchange(coordinator, &tag, &ways, &mut request)?;
                 let wanted_bytes = request.tensors.iter().map(|tensor| tensor.target.len() as u64).sum();
+                let step = choice.step;
                 return Ok(Loaded { step, reader, wanted_bytes, received_bytes, read_bytes, passed_over });
             }
-            Some((b'D', why)) => {
-                passed_over.push((step, String::from_utf8_lossy(why).into_owned()));
-                before = Some(step);
+            Verdict::Replaced if replaced < LOOKS_MAX => replaced += 1,
+            Verdict::Replaced => return Err(Error::Changed { object: place.display() }),
+            Verdict::Damaged { rank, message } => {
+                passed_over.push((choice.step, format!("rank {rank}: {message}")));
+                before = Some(choice.step);
             }
-            Some((_, why)) => {
+            Verdict::Failed { rank, message } => {
                 outcome?;
-                let message = String::from_utf8_lossy(why).into_owned();
-                return Err(Error::RankFailed { rank: 0, message });
+                return Err(Error::RankFailed { rank, so: "nothing was loaded", message });
             }
         }
     }
     Err(Error::Interrupted)
 }
 
-/// The report that decides: an error before damage, damage before nothing.
-fn worst(reports: &[Vec<u8>]) -> Vec<u8> {
-    let worst = reports.iter().filter(|report| !report.is_empty()).max_by_key(|report| report[0]);
-    worst.cloned().unwrap_or_default()
-}
-
-/// Rank 0 chooses a step for all.
-fn choose(
-    run: &Place,
-    coordinator: &dyn Coordinator,
-    tag: &str,
-    before: Option<u64>,
-) -> Result<(u64, Vec<(u64, String)>)> {
-    let chosen = (coordinator.rank() == 0).then(|| newest_complete(run, before)).transpose();
-    let message = match &chosen {
-        Ok(Some(newest)) => serde_json::to_vec(&(newest.step, &newest.passed_over, "")),
-        Ok(None) => Ok(Vec::new()),
-        Err(error) => serde_json::to_vec(&(0, [(); 0], error.to_string())),
-    };
-    let message = coordinator.share(&format!("{tag}/step"), &message.unwrap_or_default())?;
-    chosen?;
-    let malformed =
-        |error: serde_json::Error| Error::malformed("rank 0", "choice of a step", error.to_string());
-    let (step, passed_over, error): (u64, _, String) = serde_json::from_slice(&message).map_err(malformed)?;
-    match error.is_empty() {
-        true => Ok((step, passed_over)),
-        false => Err(Error::RankFailed { rank: 0, message: error }),
-    }
+fn step_place(run: &Place, step: u64) -> Result<Place> {
+    Ok(Place { store: run.store.clone(), key: run.key.join(&format!("step-{step}"))? })
 }
 
 /// How one tensor reaches a rank.
+#[derive(Debug)]
 struct Way {
     region: Region,
-    /// Who reads it, among those that hold it.
+    /// Who reads it, of those that hold it.
     from: u32,
     group: Vec<u32>,
 }

@@ -11,12 +11,12 @@
 
 mod handle;
 mod job;
+mod messages;
 mod pool;
 mod snapshot;
 mod state;
 #[cfg(test)]
 mod tests;
-mod wire;
 
 pub use handle::{Saved, Saving};
 pub use state::{HostMemory, Source, State, StateTensor, StateValue};

@@ -4,7 +4,7 @@ use super::handle::{Saved, Shared};
 use super::pool::Pool;
 use super::snapshot::{Share, Snapshot};
 use super::state::{State, StateTensor, StateValue};
-use super::{SaveOptions, wire};
+use super::{SaveOptions, messages};
 use crate::commit;
 use crate::coordinate::Coordinator;
 use crate::copy::{self, CopyOptions, CopyStats};
@@ -59,20 +59,20 @@ impl Job {
         let values = state.values.clone();
         let staged = self.stage(state);
         // A rank that has failed says so, rather than have the others wait for it.
-        let message = wire::report(staged.as_ref().map(|_| &values[..]));
+        let message = messages::report(staged.as_ref().map(|_| &values[..]));
         let gathered = self.coordinator.gather(&format!("{}/staged", self.tag), &message)?;
         let announced = match gathered {
-            Some(messages) => self.begin(staged.as_ref().ok().map(|staged| &staged.target), &messages),
+            Some(reports) => self.begin(staged.as_ref().ok().map(|staged| &staged.target), &reports),
             None => Ok((Attempt::new(0), Vec::new(), true)),
         };
-        let announcement = wire::announce(announced.as_ref().map(|(attempt, ..)| attempt));
+        let announcement = messages::announce(announced.as_ref().map(|(attempt, ..)| attempt));
         let announcement = self.coordinator.share(&format!("{}/attempt", self.tag), &announcement)?;
         let Staged { mut target, snapshot } = staged?;
         let mut exclusive = true;
         if rank == 0 {
             (_, target.values, exclusive) = announced?;
         }
-        let attempt = wire::announced(&announcement)?;
+        let attempt = messages::announced(&announcement)?;
         let write = crate::format::WriteOptions { attempt: Some(attempt.clone()), ..self.options.write() };
         let draft = self.options.format.draft(&target, &write);
         let written = draft
@@ -80,22 +80,22 @@ impl Job {
             .map_err(|_| Error::Interrupted)
             .and_then(|draft| self.write(&target, &**draft, &snapshot));
         let failure = draft.as_ref().err().or(written.as_ref().err());
-        let report = wire::report(failure.map_or(Ok(&[]), Err));
+        let report = messages::report(failure.map_or(Ok(&[]), Err));
         let gathered = self.coordinator.gather(&format!("{}/written", self.tag), &report)?;
-        let committed = gathered.map_or(Ok(()), |messages| {
-            wire::failed(&messages)?;
+        let committed = gathered.map_or(Ok(()), |reports| {
+            messages::failed(&reports)?;
             draft.as_ref().map_or(Err(Error::Interrupted), |draft| {
                 commit::commit(&self.place, self.options.format, &**draft, &attempt)
             })
         });
-        let outcome = wire::report(committed.as_ref().map(|()| &[][..]));
+        let outcome = messages::report(committed.as_ref().map(|()| &[][..]));
         let outcome = self.coordinator.share(&format!("{}/outcome", self.tag), &outcome)?;
         let (staged_bytes, streamed_bytes) = (snapshot.staged_bytes, snapshot.streamed_bytes);
         snapshot.release(&self.pool);
         draft?;
         let stats = written.map_err(|error| told_as_torn(error, &target))?;
         committed?;
-        wire::failed(&[outcome])?;
+        messages::failed(&[outcome])?;
         Ok(Saved { staged_bytes, streamed_bytes, stats, waited: self.waited, exclusive })
     }
 
@@ -151,10 +151,10 @@ impl Job {
     fn begin(
         &self,
         target: Option<&Target>,
-        messages: &[Vec<u8>],
+        reports: &[Vec<u8>],
     ) -> Result<(Attempt, Vec<TargetValue>, bool)> {
-        wire::failed(messages)?;
-        let values = merge(messages)?;
+        messages::failed(reports)?;
+        let values = merge(reports)?;
         let needed = target.iter().flat_map(|target| &target.tensors);
         let needed: u64 = needed.filter_map(|tensor| tensor.spec.bytes()).sum();
         if let Some(available) = self.place.store.free_bytes()?
@@ -235,10 +235,10 @@ fn shares(state: &State, target: &Target, rank: u32) -> Result<Vec<Share>> {
 }
 
 /// The values of all ranks, each once, by the lowest rank that has it.
-fn merge(messages: &[Vec<u8>]) -> Result<Vec<TargetValue>> {
+fn merge(reports: &[Vec<u8>]) -> Result<Vec<TargetValue>> {
     let mut merged: indexmap::IndexMap<Fqn, (u32, StateValue)> = indexmap::IndexMap::new();
-    for (rank, message) in (0..).zip(messages) {
-        for value in wire::values(message)? {
+    for (rank, message) in (0..).zip(reports) {
+        for value in messages::values(message)? {
             match merged.get(&value.fqn) {
                 Some((first, found)) if found.value != value.value => {
                     return Err(Error::Usage(format!(

@@ -7,7 +7,7 @@ use crate::format;
 use crate::layout::{Layout, Mesh, Placement, Region, copy_box, row_major};
 use crate::load::{Request, RequestTensor, load, newest_complete};
 use crate::model::{DType, FqnFilter, TensorSpec, Value};
-use crate::storage::faulty::{Fault, Faults, FaultyStore};
+use crate::storage::faulty::{Call, Fault, Faults, FaultyStore};
 use crate::storage::local::LocalStore;
 use crate::storage::memory::MemoryStore;
 use crate::storage::{Key, Storage};
@@ -119,10 +119,23 @@ fn must_save(store: &Arc<dyn Storage>, options: &SaveOptions, step: u64, version
 
 /// All ranks load the newest step; it must be `expected`, bit for bit, on every rank. Returns the step.
 fn load_all(store: &Arc<dyn Storage>, versions: &[u64]) -> (u64, u64) {
+    load_each(&same_store(store), versions)
+}
+
+/// The same, each rank through its own store.
+fn load_each(stores: &[Arc<dyn Storage>], versions: &[u64]) -> (u64, u64) {
+    let found: Vec<(u64, u64)> = try_load(stores).into_iter().map(Result::unwrap).collect();
+    assert!(found.iter().all(|one| *one == found[0]), "{found:?}");
+    assert!(versions.contains(&found[0].1), "{found:?}, expected one of {versions:?}");
+    found[0]
+}
+
+/// What loading gives each rank; what is loaded must be of one version, bit for bit.
+fn try_load(stores: &[Arc<dyn Storage>]) -> Vec<Result<(u64, u64)>> {
     let coordinators = threads(RANKS, Duration::from_secs(20));
-    let found: Vec<(u64, u64)> = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let load = |(rank, coordinator)| {
-            let run = Place { store: store.clone(), key: Key::new("run").unwrap() };
+            let run = Place { store: Arc::clone(&stores[rank as usize]), key: Key::new("run").unwrap() };
             scope.spawn(move || {
                 let tensors = tensors();
                 let mut memory: Vec<Vec<u8>> = tensors
@@ -136,7 +149,7 @@ fn load_all(store: &Arc<dyn Storage>, versions: &[u64]) -> (u64, u64) {
                 let wanted =
                     tensors.iter().zip(memory.iter_mut().map(Vec::as_mut_slice)).map(tensor).collect();
                 let request = Request { mesh: Some(mesh()), tensors: wanted };
-                let loaded = load(&run, &coordinator, "load", request, CopyOptions::default()).unwrap();
+                let loaded = load(&run, &coordinator, "load", request, CopyOptions::default())?;
                 let Value::Int(version) = loaded.reader.value(&"version".into()).unwrap() else { panic!() };
                 let version = version as u64;
                 assert!(loaded.amplification() <= 1.0 + 1e-9, "{loaded:?}");
@@ -147,15 +160,12 @@ fn load_all(store: &Arc<dyn Storage>, versions: &[u64]) -> (u64, u64) {
                 }
                 let rng = loaded.reader.value(&format!("rng.{rank}").as_str().into()).unwrap();
                 assert_eq!(rng, Value::Bytes(vec![rank as u8, version as u8]));
-                (loaded.step, version)
+                Ok((loaded.step, version))
             })
         };
         let loads: Vec<_> = (0..).zip(coordinators).map(load).collect();
         loads.into_iter().map(|load| load.join().unwrap()).collect()
-    });
-    assert!(found.iter().all(|one| *one == found[0]), "{found:?}");
-    assert!(versions.contains(&found[0].1), "{found:?}, expected one of {versions:?}");
-    found[0]
+    })
 }
 
 fn same_store(store: &Arc<dyn Storage>) -> Vec<Arc<dyn Storage>> {
@@ -366,5 +376,46 @@ fn formats_without_slots_are_refused() {
     for format in ["pt", "safetensors"] {
         let saver = Saver::new(run.clone(), options(format), Arc::new(crate::coordinate::Alone));
         assert!(matches!(saver, Err(Error::Usage(_))), "{format}");
+    }
+}
+
+/// While ranks load a step it is saved again, and what it was before is removed: all load the one or all the other.
+#[test]
+fn a_step_that_is_replaced_while_it_is_loaded_is_not_mixed() {
+    for rank in 0..RANKS as usize {
+        for call in 0..12 {
+            let inner = memory();
+            must_save(&inner, &options("titan"), 10, 1);
+            let old = inner.list(&Key::root()).unwrap();
+            let shared = inner.clone();
+            let replace = move |at: &Call<'_>| {
+                if at.index == call {
+                    must_save(&shared, &options("titan"), 10, 2);
+                    for object in &old {
+                        assert!(shared.remove(&object.key).unwrap());
+                    }
+                }
+                None
+            };
+            let mut stores = same_store(&inner);
+            stores[rank] = Arc::new(FaultyStore::new(inner.clone(), &Faults::by(replace)));
+            load_each(&stores, &[1, 2]);
+        }
+    }
+}
+
+#[test]
+fn a_rank_that_cannot_read_is_named_to_the_others() {
+    let inner = memory();
+    must_save(&inner, &options("titan"), 10, 1);
+    let mut stores = same_store(&inner);
+    stores[2] = Arc::new(FaultyStore::new(inner, &Faults::at(0, Fault::DieBefore)));
+    let outcomes = try_load(&stores);
+    for (rank, outcome) in outcomes.iter().enumerate() {
+        match outcome {
+            Err(Error::RankFailed { rank: 2, .. }) if rank != 2 => {}
+            Err(Error::Io { .. }) if rank == 2 => {}
+            other => panic!("rank {rank}: {other:?}"),
+        }
     }
 }

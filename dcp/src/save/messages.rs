@@ -9,6 +9,8 @@ use crate::format::Attempt;
 use crate::format::wire::archive;
 use crate::model::{Fqn, PathPart, Value};
 
+/// What follows from a rank's failure.
+const UNCOMMITTED: &str = "nothing was committed";
 /// What error messages call a message.
 const WHAT: &str = "a message between ranks";
 
@@ -24,7 +26,7 @@ pub(super) fn report(outcome: std::result::Result<&[StateValue], &Error>) -> Vec
     };
     let message = match outcome {
         Ok(values) => std::iter::once(Value::None).chain(values.iter().map(entry)).collect(),
-        Err(error) => vec![Value::Str(error.to_string())],
+        Err(error) => vec![Value::Str(error.with_causes())],
     };
     match archive::encode(&Value::List(message)) {
         Ok(bytes) => bytes,
@@ -39,7 +41,7 @@ pub(super) fn report(outcome: std::result::Result<&[StateValue], &Error>) -> Vec
 pub(super) fn failed(messages: &[Vec<u8>]) -> Result<()> {
     for (rank, message) in (0..).zip(messages) {
         if let (Some(message), _) = decode(message)? {
-            return Err(Error::RankFailed { rank, message });
+            return Err(Error::RankFailed { rank, so: UNCOMMITTED, message });
         }
     }
     Ok(())
@@ -81,7 +83,7 @@ pub(super) fn announce(attempt: std::result::Result<&Attempt, &Error>) -> Vec<u8
         Ok(attempt) => {
             Value::Tuple(vec![Value::Str(attempt.id.clone()), Value::Int(i64::from(attempt.generation))])
         }
-        Err(error) => Value::Str(error.to_string()),
+        Err(error) => Value::Str(error.with_causes()),
     };
     archive::encode(&message).unwrap_or_default()
 }
@@ -91,7 +93,7 @@ pub(super) fn announce(attempt: std::result::Result<&Attempt, &Error>) -> Vec<u8
 /// Errors: [`Error::RankFailed`] with what kept rank 0 from choosing an attempt.
 pub(super) fn announced(message: &[u8]) -> Result<Attempt> {
     match archive::decode(message, "rank 0")? {
-        Value::Str(message) => Err(Error::RankFailed { rank: 0, message }),
+        Value::Str(message) => Err(Error::RankFailed { rank: 0, so: UNCOMMITTED, message }),
         Value::Tuple(attempt) => match &attempt[..] {
             [Value::Str(id), Value::Int(generation)] => Ok(Attempt {
                 id: id.clone(),
