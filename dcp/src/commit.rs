@@ -15,10 +15,10 @@ mod steps;
 #[cfg(test)]
 mod tests;
 
-pub use steps::{Step, step_of, steps};
+pub use steps::{Step, steps};
 
 use crate::error::{Error, Result};
-use crate::format::{Attempt, Draft, Format, Slot};
+use crate::format::{Attempt, Draft, Format, ObjectSums, Slot};
 use crate::storage::{Key, Place};
 use protocol::{Answer, Committer, Existing, Found, Outcome, Task};
 use rayon::iter::{IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
@@ -75,53 +75,89 @@ fn slot_key(place: &Place, format: &dyn Format, generation: u32) -> Result<Key> 
 ///
 /// Errors: [`Error::Incomplete`] for an object or record that is not there or not as long as it was laid out;
 /// [`Error::LostRace`], [`Error::Fenced`], [`Error::Unknown`]; what writing gives.
-pub fn commit(place: &Place, format: &dyn Format, draft: &dyn Draft, attempt: &Attempt) -> Result<()> {
+pub fn commit(place: &Place, format: &dyn Format, draft: &dyn Draft) -> Result<()> {
+    seal(place, format, || draft.seal(&records(place, draft)?))
+}
+
+/// Completes a checkpoint of which this process has finished all objects: puts the records, several at once since most of
+/// the time goes into waiting for the store, then what makes it exist. `sums` follows [`Draft::objects`].
+///
+/// Errors: as [`commit`]; [`Error::Malformed`] where what was measured is not what was laid out.
+pub fn complete(place: &Place, format: &dyn Format, draft: &dyn Draft, sums: &[ObjectSums]) -> Result<()> {
+    let put = |writer| {
+        let record = draft.record(writer, sums.get(draft.objects_of(writer)).unwrap_or_default())?;
+        let put = |(key, bytes): (Key, Vec<u8>)| {
+            place.store.put(&place.key.join(key.as_str())?, &bytes).map(|()| bytes)
+        };
+        record.map(put).transpose()
+    };
+    seal(place, format, || {
+        draft.seal(&(0..draft.writers()).into_par_iter().map(put).collect::<Result<Vec<_>>>()?)
+    })
+}
+
+/// Puts what makes a checkpoint exist, the slot last where the format has slots.
+fn seal(
+    place: &Place,
+    format: &dyn Format,
+    check: impl FnOnce() -> Result<Vec<(Key, Vec<u8>)>>,
+) -> Result<()> {
     let mut committer = Committer::default();
-    let mut sealed = Vec::new();
+    let mut sealed = check()?;
+    committer.checked();
+    let generation = sealed.last().and_then(|(key, _)| format.slot_generation(key.as_str()));
+    let slot = generation.and_then(|generation| Some((generation, sealed.pop()?)));
+    // What comes before the slot belongs to this attempt alone.
+    for (key, bytes) in sealed {
+        place.store.put(&place.key.join(key.as_str())?, &bytes)?;
+    }
+    match slot {
+        Some((generation, (key, bytes))) => {
+            let slot = place.key.join(key.as_str())?;
+            fill(committer, place, format, (generation, &slot), &bytes)
+        }
+        None => Ok(()),
+    }
+}
+
+/// Fills a slot with our bytes.
+fn fill(
+    mut committer: Committer,
+    place: &Place,
+    format: &dyn Format,
+    (generation, slot): (u32, &Key),
+    ours: &[u8],
+) -> Result<()> {
     let mut last = None;
-    let slot = slot_key(place, format, attempt.generation)?;
     loop {
         match committer.task() {
-            Task::Check => {
-                let records = records(place, draft)?;
-                sealed = draft.seal(&records)?;
-                // What comes before the slot itself belongs to this attempt alone.
-                let Some((_, before)) = sealed.split_last() else { return Ok(()) };
-                for (key, bytes) in before {
-                    place.store.put(&place.key.join(key.as_str())?, bytes)?;
-                }
-                committer.checked();
-            }
+            Task::Check => return Err(Error::Interrupted),
             Task::Put => {
-                let bytes = sealed.last().map_or(&[][..], |(_, bytes)| bytes);
-                let answer = match place.store.put(&slot, bytes) {
+                let answer = match place.store.put(slot, ours) {
                     Ok(()) => Answer::Created,
-                    Err(error @ Error::AlreadyExists { .. }) => {
-                        last = Some(error);
-                        Answer::Exists
-                    }
                     Err(error) => {
-                        let answer = if is_final(&error) { Answer::Refused } else { Answer::Unclear };
+                        let answer = match &error {
+                            Error::AlreadyExists { .. } => Answer::Exists,
+                            error if is_final(error) => Answer::Refused,
+                            _ => Answer::Unclear,
+                        };
                         last = Some(error);
                         answer
                     }
                 };
                 committer.answered(answer);
             }
-            Task::ReadBack => {
-                let ours = sealed.last().map_or(&[][..], |(_, bytes)| bytes);
-                committer.found(match place.store.get(&slot, READ_BYTES_MAX) {
-                    Ok(bytes) if bytes == ours => Found::Ours,
-                    Ok(bytes) => match format.read_slot(&place.store.display(&slot), &bytes) {
-                        Ok(Slot::Abandoned) => Found::Abandoned,
-                        _ => Found::Other,
-                    },
-                    Err(Error::NotFound { .. }) => Found::Nothing,
-                    Err(_) => Found::Unclear,
-                });
-            }
-            Task::Confirm => committer.found(confirm(place, format, attempt.generation, &mut last)),
-            Task::Done(outcome) => return conclude(outcome, place.store.display(&slot), last),
+            Task::ReadBack => committer.found(match place.store.get(slot, READ_BYTES_MAX) {
+                Ok(bytes) if bytes == ours => Found::Ours,
+                Ok(bytes) => match format.read_slot(&place.store.display(slot), &bytes) {
+                    Ok(Slot::Abandoned) => Found::Abandoned,
+                    _ => Found::Other,
+                },
+                Err(Error::NotFound { .. }) => Found::Nothing,
+                Err(_) => Found::Unclear,
+            }),
+            Task::Confirm => committer.found(confirm(place, format, generation, &mut last)),
+            Task::Done(outcome) => return conclude(outcome, place.store.display(slot), last),
         }
     }
 }

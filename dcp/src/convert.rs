@@ -1,5 +1,6 @@
 //! Conversion and resharding: a source checkpoint, a choice of tensors, types and layout, a destination.
 
+use crate::commit;
 use crate::copy::{CopyOptions, CopyStats, Job, Progress, run};
 use crate::error::{Error, Result};
 use crate::format::{Candidate, Format, Pieces, Reader, Target, TargetTensor, TargetValue, WriteOptions};
@@ -78,6 +79,7 @@ pub struct Conversion<'a> {
     sources: Vec<crate::model::Fqn>,
     draft: Box<dyn crate::format::Draft>,
     place: Place,
+    format: &'a dyn Format,
     options: CopyOptions,
     report: ConvertReport,
 }
@@ -90,7 +92,7 @@ pub struct Conversion<'a> {
 pub fn plan<'a>(
     reader: &'a dyn Reader,
     place: &Place,
-    format: &dyn Format,
+    format: &'a dyn Format,
     options: &ConvertOptions,
 ) -> Result<Conversion<'a>> {
     check_free(place, options.write.file_name.as_deref())?;
@@ -160,7 +162,8 @@ pub fn plan<'a>(
         assumptions: sharder.assumptions,
     };
     let sources = target.tensors.iter().map(|tensor| tensor.fqn.clone()).collect();
-    Ok(Conversion { reader, target, sources, draft, place: place.clone(), options: options.copy, report })
+    let (place, options) = (place.clone(), options.copy);
+    Ok(Conversion { reader, target, sources, draft, place, format, options, report })
 }
 
 impl Conversion<'_> {
@@ -183,7 +186,7 @@ impl Conversion<'_> {
             options: self.options,
             progress,
         })?;
-        self.draft.commit(&*self.place.store, &self.place.key, &sums)?;
+        commit::complete(&self.place, self.format, &*self.draft, &sums)?;
         Ok(ConvertReport { stats, ..self.report })
     }
 }

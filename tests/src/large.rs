@@ -97,7 +97,8 @@ pub fn wants(target: &Target, rank: u32) -> Result<Vec<Want>> {
 /// Commits a titan checkpoint of the target whose data was never written: every record is there and as long as it
 /// would be, with checksums that are all zero.
 pub fn commit_without_data(target: &Target, place: &Place) -> Result<()> {
-    let draft = format::by_name("titan")?.draft(target, &format::WriteOptions::default())?;
+    let titan = format::by_name("titan")?;
+    let draft = titan.draft(target, &format::WriteOptions::default())?;
     let format::ChecksumKind::Crc64Blocks { block_bytes } = draft.checksums() else {
         unreachable!("titan without compression has checksums of blocks");
     };
@@ -115,5 +116,5 @@ pub fn commit_without_data(target: &Target, place: &Place) -> Result<()> {
             ..ObjectSums::default()
         })
         .collect();
-    draft.commit(&*place.store, &place.key, &sums)
+    dcp::commit::complete(place, titan, &*draft, &sums)
 }

@@ -64,7 +64,7 @@ fn steps(run: &Place) -> Result<Vec<Step>> {
     let mut steps = Vec::new();
     for key in run.store.list_prefixes(&run.key)? {
         let name = key.name().to_owned();
-        let numbered = name.strip_prefix("step-").and_then(|number| number.parse().ok());
+        let numbered = format::step_of(&name);
         let place = Place { store: run.store.clone(), key };
         let opened = format::open(&place);
         let unrelated = matches!(opened, Err(Error::UnknownFormat { .. } | Error::NothingThere { .. }));

@@ -1,6 +1,7 @@
 //! The steps of a run: folders `step-NUMBER` below one place.
 
 use crate::error::Result;
+use crate::format::step_of;
 use crate::storage::{Key, Place};
 
 /// One step's folder, whatever is in it.
@@ -10,12 +11,6 @@ pub struct Step {
     pub number: u64,
     /// The folder.
     pub place: Place,
-}
-
-/// The number in the name of a step's folder.
-pub fn step_of(name: &str) -> Option<u64> {
-    let digits = name.strip_prefix("step-")?;
-    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
 /// The folders of a run's steps, the newest first. What is in them is not looked at.

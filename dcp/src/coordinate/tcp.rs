@@ -92,7 +92,7 @@ impl KeyValue for TcpStore {
     fn remove(&self, key: &str, deadline: Instant) -> Result<()> {
         match &self.0 {
             End::Here(server) => server.table().remove(key, deadline),
-            End::There(client) => client.remove(key),
+            End::There(client) => client.remove(key, deadline),
         }
     }
 }

@@ -3,21 +3,23 @@
 //! Reading a format means producing a [`Catalog`]; writing one means laying regions out in objects. Neither moves a
 //! tensor's bytes: the engine in [`crate::copy`] does, the same for every pair of formats.
 
+mod draft;
 mod open_objects;
 mod safetensors;
+mod target;
 mod titan;
 mod torch_dcp;
 mod torch_save;
 #[doc(hidden)]
 pub mod wire;
 
+pub use draft::{ChecksumKind, Draft, Frame, ObjectDraft, ObjectSums, Patch, PlacedRegion};
+pub use target::{Attempt, Pieces, Target, TargetTensor, TargetValue, WriteOptions};
+
 use crate::error::{Error, Result};
-use crate::layout::{Layout, Mesh, Placement, Region};
-use crate::model::{Catalog, Chunk, DType, Fqn, Path, Tensor, TensorSpec, Value};
-use crate::storage::{Key, ObjectMeta, Place, ReadAt, Storage};
-use rayon::iter::{IntoParallelIterator, ParallelIterator};
+use crate::model::{Catalog, Chunk, Fqn, Tensor, Value};
+use crate::storage::{ObjectMeta, Place, ReadAt};
 use std::fmt::Debug;
-use std::ops::Range;
 use std::sync::Arc;
 
 /// Every format, most specific probe first. To add one: a file here, a line here.
@@ -41,6 +43,12 @@ pub fn names() -> String {
 /// Whether an object of this name makes a checkpoint of some format exist: whoever copies objects writes it last.
 pub fn is_committed_by(name: &str) -> bool {
     FORMATS.iter().any(|format| format.is_committed_by(name))
+}
+
+/// The training step in the name of a folder, `step-NUMBER`, as TorchTitan names them.
+pub fn step_of(folder: &str) -> Option<u64> {
+    let digits = folder.strip_prefix("step-")?;
+    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
 /// What a probe may look at: a folder's listing, or a file's first bytes.
@@ -199,321 +207,6 @@ pub struct Elements {
     pub crc32: Option<u32>,
 }
 
-/// What to write: every tensor with its spec and layout, every value.
-#[derive(Clone, Debug, Default)]
-pub struct Target {
-    /// Tensors, in the order to be stored.
-    pub tensors: Vec<TargetTensor>,
-    /// Values, in the order to be stored.
-    pub values: Vec<TargetValue>,
-    /// The mesh it is saved on, where one is known.
-    pub mesh: Option<Arc<Mesh>>,
-    /// Number of writers (ranks); every writer gets its own objects.
-    pub writers: u32,
-    /// Training step, where known.
-    pub step: Option<u64>,
-}
-
-impl Target {
-    /// Every box of a tensor with its writer. A tensor without elements has one box, so that it is not lost.
-    ///
-    /// Errors: [`Error::Layout`] for placements that do not fit mesh and shape.
-    pub fn pieces(&self, tensor: &TargetTensor) -> Result<Vec<(u32, Region)>> {
-        let (placements, owner) = match &tensor.pieces {
-            Pieces::Listed(pieces) => return Ok(pieces.clone()),
-            Pieces::Placed { placements, owner } => (placements, owner),
-        };
-        let mesh = match &self.mesh {
-            Some(mesh) => mesh.clone(),
-            None => Arc::new(Mesh::new::<String>([])?),
-        };
-        let layout = Layout::new(mesh.clone(), placements.clone(), tensor.spec.shape.clone())?;
-        let mut pieces = Vec::new();
-        let whole = Region::whole(&tensor.spec.shape);
-        layout.visit_overlapping(&whole, owner, &mut |coordinates, region| {
-            pieces.push((mesh.rank_at(coordinates), region.clone()));
-        });
-        if whole.is_empty() {
-            pieces.push((layout.first_rank(owner), whole));
-        }
-        Ok(pieces)
-    }
-}
-
-/// One tensor to write.
-#[derive(Clone, Debug)]
-pub struct TargetTensor {
-    /// Its name.
-    pub fqn: Fqn,
-    /// Its type and shape as written.
-    pub spec: TensorSpec,
-    /// Where it sits in the nested state dict; empty when unknown.
-    pub path: Path,
-    /// Who writes which box: `(writer, region)`, tiling the tensor.
-    pub pieces: Pieces,
-}
-
-/// Who writes which box of a tensor.
-#[derive(Clone, Debug)]
-pub enum Pieces {
-    /// Every box listed with its writer. Empty boxes are kept where the source lists them.
-    Listed(Vec<(u32, Region)>),
-    /// One placement per axis of [`Target::mesh`]; along the replica axes, the copy at these coordinates (one entry
-    /// per axis, ignored on other axes) is the one that is written.
-    Placed {
-        /// One placement per mesh axis.
-        placements: Vec<Placement>,
-        /// Coordinates of the copy that is written.
-        owner: Vec<u32>,
-    },
-}
-
-/// One value to write.
-#[derive(Clone, Debug)]
-pub struct TargetValue {
-    /// Its name.
-    pub fqn: Fqn,
-    /// Where it sits in the nested state dict; empty when unknown.
-    pub path: Path,
-    /// The decoded value; may be opaque when `archive` carries it.
-    pub value: Value,
-    /// A `torch.save` archive to carry verbatim, where the source has one.
-    pub archive: Option<Vec<u8>>,
-    /// The writer it goes to, in formats that spread values over writers.
-    pub writer: u32,
-}
-
-/// One try at saving a step.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Attempt {
-    /// 32 hex digits, unique to the try: its objects are below a folder of this name. The first four are the
-    /// generation in decimal, by which `prune` knows, from the name alone, what can no longer be committed.
-    pub id: String,
-    /// The slot that it commits with.
-    pub generation: u32,
-}
-
-impl Attempt {
-    /// A new one for this slot.
-    pub fn new(generation: u32) -> Self {
-        let random = uuid::Uuid::new_v4().simple().to_string();
-        Attempt { id: format!("{generation:04}{}", &random[4..]), generation }
-    }
-
-    /// The generation in an attempt's name; `None` for a name that is none of ours.
-    pub fn generation_of(id: &str) -> Option<u32> {
-        let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        if id.len() != 32 || !id.bytes().all(is_hex) {
-            return None;
-        }
-        let digits = &id[..4];
-        digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
-    }
-}
-
-/// Choices of a writer.
-#[derive(Clone, Debug)]
-pub struct WriteOptions {
-    /// Largest file of a format that splits by size (safetensors with an index), in bytes; `None` for one file.
-    pub shard_bytes_max: Option<u64>,
-    /// Compress, in formats that can.
-    pub compress: bool,
-    /// Name of the single file, where the destination is one (its stem names the archive in `torch.save` files).
-    pub file_name: Option<String>,
-    /// The try at saving a step that it belongs to; `None` makes one of its own.
-    pub attempt: Option<Attempt>,
-    /// The sharded safetensors layout of PyTorch's HuggingFaceStorageWriter: one file per writer, boxes in the header.
-    pub sharded: bool,
-}
-
-impl Default for WriteOptions {
-    fn default() -> Self {
-        WriteOptions {
-            shard_bytes_max: Some(5_000_000_000),
-            compress: false,
-            file_name: None,
-            attempt: None,
-            sharded: false,
-        }
-    }
-}
-
-/// Bytes at a position of an object.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Patch {
-    /// Position in the object.
-    pub byte_offset: u64,
-    /// The bytes.
-    pub bytes: Vec<u8>,
-}
-
-/// Where one region of a tensor goes in an object.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct PlacedRegion {
-    /// Index into [`Target::tensors`].
-    pub tensor: u32,
-    /// The box, in the tensor's coordinates.
-    pub region: Region,
-    /// First byte of its elements, row-major, in the object.
-    pub byte_offset: u64,
-}
-
-/// Which checksums the engine takes of what it writes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ChecksumKind {
-    /// None.
-    None,
-    /// CRC-32 (ISO-HDLC) of every placed region.
-    Crc32,
-    /// CRC-64/NVME of every block of this many bytes of every placed region, counted from the region's first byte.
-    Crc64Blocks {
-        /// Bytes of a block.
-        block_bytes: u64,
-    },
-}
-
-/// One object to write.
-#[derive(Clone, Debug)]
-pub struct ObjectDraft {
-    /// Its key below the destination.
-    pub key: Key,
-    /// Who writes it.
-    pub writer: u32,
-    /// Its exact length; for a compressed object, the length of the fixed part only.
-    pub byte_len: u64,
-    /// Bytes known before any tensor is read.
-    pub fixed: Vec<Patch>,
-    /// Where tensor data goes.
-    pub placed: Vec<PlacedRegion>,
-}
-
-/// What the engine measured while writing one object. The vectors follow [`ObjectDraft::placed`].
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct ObjectSums {
-    /// CRC-32 of each placed region, with [`ChecksumKind::Crc32`].
-    pub crc32: Vec<u32>,
-    /// CRC-64/NVME of each block of each placed region, with [`ChecksumKind::Crc64Blocks`].
-    pub blocks: Vec<Vec<u64>>,
-    /// For a compressed object, the frames of each placed region in order.
-    pub frames: Vec<Vec<Frame>>,
-    /// Final length of the object.
-    pub byte_len: u64,
-}
-
-/// One compressed piece of a placed region.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Frame {
-    /// Position in the object.
-    pub byte_offset: u64,
-    /// Stored bytes.
-    pub stored_bytes: u64,
-    /// Bytes once decompressed.
-    pub raw_bytes: u64,
-    /// How it is stored: 0 raw, else a row of the native format's codec table.
-    pub codec: u8,
-    /// CRC-64/NVME of the stored bytes.
-    pub crc64: u64,
-}
-
-/// A laid-out checkpoint: what to put where, and how to complete it once the data is written.
-pub trait Draft: Send + Sync + Debug {
-    /// The data objects, in writer order.
-    fn objects(&self) -> &[ObjectDraft];
-
-    /// Which checksums the engine must take.
-    fn checksums(&self) -> ChecksumKind {
-        ChecksumKind::None
-    }
-
-    /// Whether placed regions are appended as compressed frames instead of written at their offsets.
-    fn compressed(&self) -> bool {
-        false
-    }
-
-    /// Encodes one frame of a compressed object: appends the stored bytes to `stored` and returns the codec.
-    fn encode(&self, dtype: DType, raw: &[u8], stored: &mut Vec<u8>) -> u8 {
-        let _ = dtype;
-        stored.extend_from_slice(raw);
-        0
-    }
-
-    /// Bytes of object `index` that depend on one placed region and nothing else: its checksum in the framing around it.
-    /// Asked for once per region, with [`ChecksumKind::Crc32`] only, as soon as all its bytes are written: an upload
-    /// keeps what stands beside them in memory until then.
-    fn late_of_region(&self, index: usize, placed: usize, crc32: u32) -> Vec<Patch> {
-        let _ = (index, placed, crc32);
-        Vec::new()
-    }
-
-    /// Bytes of object `index` that depend on all that was written, as a directory of checksums does, without those of
-    /// [`Draft::late_of_region`].
-    fn late(&self, index: usize, sums: &ObjectSums) -> Vec<Patch> {
-        let _ = (index, sums);
-        Vec::new()
-    }
-
-    /// What a writer leaves beside its objects once they are finished: a key below the destination, and bytes. `None`
-    /// where the format keeps none, or the writer has no objects. `sums` follows that writer's objects.
-    ///
-    /// Errors: [`Error::Malformed`] where what was measured is not what was laid out.
-    fn record(&self, writer: u32, sums: &[ObjectSums]) -> Result<Option<(Key, Vec<u8>)>> {
-        let _ = (writer, sums);
-        Ok(None)
-    }
-
-    /// The key of the record of a writer that leaves one.
-    fn record_key(&self, writer: u32) -> Result<Option<Key>> {
-        let _ = writer;
-        Ok(None)
-    }
-
-    /// What makes the checkpoint exist, a key below the destination and bytes each: metadata, index, manifest. To be
-    /// created in this order once all objects and records are finished; the presence of the last is the commit.
-    /// `records` has what [`record`](Draft::record) gave each writer, in order of writers.
-    fn seal(&self, records: &[Option<Vec<u8>>]) -> Result<Vec<(Key, Vec<u8>)>>;
-
-    /// How many writers there are, those without objects included.
-    fn writers(&self) -> u32 {
-        self.objects().last().map_or(0, |object| object.writer + 1)
-    }
-
-    /// Which of [`Draft::objects`] a writer has.
-    fn objects_of(&self, writer: u32) -> Range<usize> {
-        let objects = self.objects();
-        let first = |writer| objects.partition_point(|object| object.writer < writer);
-        first(writer)..first(writer + 1)
-    }
-
-    /// Completes a checkpoint whose data objects one process has all finished: puts every record, several at once since
-    /// most of the time goes into waiting for the store, then what makes it exist. `sums` follows [`Draft::objects`].
-    fn commit(&self, store: &dyn Storage, root: &Key, sums: &[ObjectSums]) -> Result<()> {
-        let records = (0..self.writers()).into_par_iter().map(|writer| {
-            let record = self.record(writer, sums.get(self.objects_of(writer)).unwrap_or_default())?;
-            record
-                .map(|(key, bytes)| store.put(&root.join(key.as_str())?, &bytes).map(|()| bytes))
-                .transpose()
-        });
-        let records = records.collect::<Result<Vec<_>>>()?;
-        for (key, bytes) in self.seal(&records)? {
-            put_once(store, &root.join(key.as_str())?, &bytes)?;
-        }
-        Ok(())
-    }
-}
-
-/// Puts an object that nobody else has a right to. The answer alone is not to be trusted: a reply that was lost, or a
-/// second try within the store, can make an error of what was done. So after an error the key is read back, and our own
-/// bytes mean success.
-fn put_once(store: &dyn Storage, key: &Key, bytes: &[u8]) -> Result<()> {
-    match store.put(key, bytes) {
-        Ok(()) => Ok(()),
-        Err(error) => match store.get(key, bytes.len() as u64) {
-            Ok(found) if found == bytes => Ok(()),
-            _ => Err(error),
-        },
-    }
-}
-
 /// Opens a checkpoint of any format.
 ///
 /// Errors: [`Error::NothingThere`], [`Error::UnknownFormat`], and what the format's reader gives.
@@ -537,4 +230,17 @@ fn unknown(candidate: &Candidate) -> Error {
         }
     };
     Error::UnknownFormat { root: candidate.place.display(), why, known: names() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_tell_steps() {
+        assert_eq!(step_of("step-1000"), Some(1000));
+        for other in ["step-", "step-+1", "step-1x", "steps-1", "1"] {
+            assert_eq!(step_of(other), None, "{other}");
+        }
+    }
 }

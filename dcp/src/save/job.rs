@@ -85,7 +85,7 @@ impl Job {
         let committed = gathered.map_or(Ok(()), |reports| {
             messages::failed(&reports)?;
             draft.as_ref().map_or(Err(Error::Interrupted), |draft| {
-                commit::commit(&self.place, self.options.format, &**draft, &attempt)
+                commit::commit(&self.place, self.options.format, &**draft)
             })
         });
         let outcome = messages::report(committed.as_ref().map(|()| &[][..]));

@@ -120,7 +120,7 @@ impl Storage for FaultyStore {
 
     fn put(&self, key: &Key, bytes: &[u8]) -> Result<()> {
         self.perform(Operation::Put, key, |course| match course {
-            Course::Once => self.inner.put(key, bytes),
+            Course::Once | Course::Flipped => self.inner.put(key, bytes),
             Course::Twice => self.inner.put(key, bytes).and_then(|()| self.inner.put(key, bytes)),
             Course::Torn => {
                 let writer = self.inner.create(key, Some(bytes.len() as u64))?;
@@ -147,7 +147,13 @@ impl ReadAt for FaultyObject {
     }
 
     fn read_at(&self, byte_offset: u64, target: &mut [u8]) -> Result<()> {
-        let act = |_| self.inner.read_at(byte_offset, target);
+        let act = |course| {
+            self.inner.read_at(byte_offset, target)?;
+            if let (Course::Flipped, Some(last)) = (course, target.last_mut()) {
+                *last ^= 1;
+            }
+            Ok(())
+        };
         self.process.perform(Operation::Read, &self.key, || self.object.clone(), act)
     }
 

@@ -1,11 +1,12 @@
 use super::*;
 use crate::error::ErrorKind;
 use crate::format;
+use crate::storage::faulty::{Fault, Faults, FaultyStore, Operation};
 use crate::storage::memory::MemoryStore;
-use crate::storage::{ObjectWriter, ReadAt, Storage, open_url};
+use crate::storage::{Storage, open_url};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 fn key(name: &str) -> Key {
     Key::new(name).unwrap()
@@ -168,94 +169,21 @@ fn what_a_killed_transfer_left_of_these_objects_is_removed() {
     assert!(!left("__0_0.distcp").exists() && left("foreign").exists());
 }
 
-/// A store that fails from some write on, or hands out other bytes than it was given.
-#[derive(Debug)]
-struct Faulty {
-    store: MemoryStore,
-    writes_left: Arc<AtomicI64>,
-    flips: bool,
+/// The memory as a process sees it that dies at its write number `writes`.
+fn dying(store: &MemoryStore, writes: u64) -> Place {
+    let done = AtomicU64::new(0);
+    let faults = Faults::by(move |call| {
+        let writes_now = matches!(call.operation, Operation::WriteAt | Operation::Finish);
+        let number = done.fetch_add(u64::from(writes_now), Ordering::Relaxed);
+        (writes_now && number == writes).then_some(Fault::DieBefore)
+    });
+    Place { store: Arc::new(FaultyStore::new(Arc::new(store.clone()), &faults)), key: key("copy") }
 }
 
-#[derive(Debug)]
-struct FaultyWriter {
-    writer: Box<dyn ObjectWriter>,
-    writes_left: Arc<AtomicI64>,
-}
-
-impl FaultyWriter {
-    fn spend(&self) -> Result<()> {
-        match self.writes_left.fetch_sub(1, Ordering::Relaxed) {
-            ..=0 => {
-                let source = std::io::ErrorKind::ConnectionReset.into();
-                Err(Error::Io { object: "the store".to_owned(), action: "writing", source })
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-impl ObjectWriter for FaultyWriter {
-    fn write_at(&self, byte_offset: u64, bytes: &[u8]) -> Result<()> {
-        self.spend()?;
-        self.writer.write_at(byte_offset, bytes)
-    }
-
-    fn finish(self: Box<Self>) -> Result<()> {
-        self.spend()?;
-        self.writer.finish()
-    }
-}
-
-impl Storage for Faulty {
-    fn display(&self, key: &Key) -> String {
-        format!("faulty://{key}")
-    }
-
-    fn list(&self, prefix: &Key) -> Result<Vec<ObjectMeta>> {
-        self.store.list(prefix)
-    }
-
-    fn list_prefixes(&self, prefix: &Key) -> Result<Vec<Key>> {
-        self.store.list_prefixes(prefix)
-    }
-
-    fn head(&self, key: &Key) -> Result<Option<u64>> {
-        self.store.head(key)
-    }
-
-    fn open(&self, key: &Key) -> Result<Arc<dyn ReadAt>> {
-        let mut bytes = self.store.get(key, u64::MAX)?;
-        if let Some(last) = bytes.last_mut().filter(|_| self.flips) {
-            *last ^= 1;
-        }
-        Ok(Arc::new(crate::storage::memory::MemoryObject::new(self.display(key), bytes)))
-    }
-
-    fn create(&self, key: &Key, byte_len: Option<u64>) -> Result<Box<dyn ObjectWriter>> {
-        let (writer, writes_left) = (self.store.create(key, byte_len)?, self.writes_left.clone());
-        Ok(Box::new(FaultyWriter { writer, writes_left }))
-    }
-
-    fn unfinished(&self, prefix: &Key) -> Result<Vec<Unfinished>> {
-        self.store.unfinished(prefix)
-    }
-
-    fn discard(&self, unfinished: &Unfinished) -> Result<()> {
-        self.store.discard(unfinished)
-    }
-
-    fn remove(&self, key: &Key) -> Result<bool> {
-        self.store.remove(key)
-    }
-
-    fn free_bytes(&self) -> Result<Option<u64>> {
-        self.store.free_bytes()
-    }
-}
-
-fn faulty(store: &MemoryStore, writes: i64, flips: bool) -> Place {
-    let writes_left = Arc::new(AtomicI64::new(writes));
-    Place { store: Arc::new(Faulty { store: store.clone(), writes_left, flips }), key: key("copy") }
+/// The memory with a wrong bit in what is read.
+fn rotten(store: &MemoryStore) -> Place {
+    let faults = Faults::by(|call| (call.operation == Operation::Read).then_some(Fault::Flip));
+    Place { store: Arc::new(FaultyStore::new(Arc::new(store.clone()), &faults)), key: key("copy") }
 }
 
 /// After any number of writes: what commits a checkpoint is there only with everything it commits, and copying again
@@ -272,7 +200,7 @@ fn an_interrupted_copy_is_no_checkpoint_and_goes_on() {
     let total: u64 = objects.iter().map(|object| object.byte_len).sum();
     for writes in 0.. {
         let target = MemoryStore::new();
-        let result = copy(&run, &faulty(&target, writes, false));
+        let result = copy(&run, &dying(&target, writes));
         for step in ["copy/step-1", "copy/step-2"] {
             let place = memory(&target, step);
             if target.head(&place.key.join(".metadata").unwrap()).unwrap().is_some() {
@@ -284,7 +212,7 @@ fn an_interrupted_copy_is_no_checkpoint_and_goes_on() {
             }
         }
         if result.is_ok() {
-            assert!(writes > objects.len() as i64);
+            assert!(writes > objects.len() as u64);
             break;
         }
         let there: u64 = target.list(&key("copy")).unwrap().iter().map(|object| object.byte_len).sum();
@@ -299,9 +227,9 @@ fn a_copy_that_reads_back_as_something_else_is_damaged() {
     let source = memory(&store, "run");
     put_run(&source);
     let target = MemoryStore::new();
-    copy(&source, &faulty(&target, i64::MAX, true)).unwrap();
+    copy(&source, &rotten(&target)).unwrap();
     let options = TransferOptions { verify: true, ..options() };
-    let transfer = plan(&source, &faulty(&MemoryStore::new(), i64::MAX, true), options).unwrap();
+    let transfer = plan(&source, &rotten(&MemoryStore::new()), options).unwrap();
     let error = transfer.run(&()).unwrap_err();
     assert!(matches!(error, Error::Damaged { .. }), "{error}");
 }

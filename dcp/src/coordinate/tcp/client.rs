@@ -19,6 +19,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a server that has been there may be out of reach.
 const LOST_MAX: Duration = Duration::from_secs(10);
+/// The least, with a deadline that is near or past: a connection that was cut is made again.
+const LOST_MIN: Duration = Duration::from_millis(500);
 /// How long an unused connection is kept: firewalls forget idle ones without a word.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 /// The pause between tries to connect, at first and at most.
@@ -75,19 +77,22 @@ impl Client {
         }
     }
 
-    pub(super) fn remove(&self, key: &str) -> Result<()> {
-        match self.call(Operation::Remove, key, Instant::now())? {
+    pub(super) fn remove(&self, key: &str, deadline: Instant) -> Result<()> {
+        match self.call(Operation::Remove, key, deadline)? {
             Reply::Done => Ok(()),
             other => Err(self.unexpected(&other)),
         }
     }
 
-    /// One request and its reply. The server waits no longer than [`WAIT_MAX`], whatever the deadline.
+    /// One request and its reply. The server waits no longer than [`WAIT_MAX`], whatever the deadline, and a server out of
+    /// reach is looked for until the deadline, from
+    /// [`LOST_MIN`] to [`LOST_MAX`].
     fn call(&self, operation: Operation<'_>, key: &str, deadline: Instant) -> Result<Reply<Vec<u8>>> {
-        let wait = WAIT_MAX.min(deadline.saturating_duration_since(Instant::now()));
+        let left = deadline.saturating_duration_since(Instant::now());
+        let wait = WAIT_MAX.min(left);
         let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
         let frame = Request { operation, key, wait_ms }.encode();
-        let reply = self.persist(LOST_MAX, "reaching the store of rank 0", || {
+        let reply = self.persist(left.clamp(LOST_MIN, LOST_MAX), "reaching the store of rank 0", || {
             let connection = self.idle_connection().map_or_else(|| self.open(), Ok)?;
             let reply = exchange(&connection, &frame).map_err(|error| {
                 // The others are likely as dead.

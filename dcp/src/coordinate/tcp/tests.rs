@@ -229,6 +229,21 @@ fn a_server_that_is_gone_is_an_error_that_names_it() {
     assert!(start.elapsed() < LONG / 2);
 }
 
+/// The ten seconds of a lost server are no reason to wait past one's own deadline.
+#[test]
+fn a_server_that_is_gone_is_not_looked_for_past_the_deadline() {
+    let server = serve();
+    let client = TcpStore::connect(&server.address(), "job", LONG).unwrap();
+    client.set("key", b"value", later()).unwrap();
+    drop(server);
+    let start = Instant::now();
+    let soon = || Instant::now() + Duration::from_millis(100);
+    client.wait("never", soon()).unwrap_err();
+    client.set("key", b"value", soon()).unwrap_err();
+    client.remove("key", soon()).unwrap_err();
+    assert!(start.elapsed() < Duration::from_secs(9), "{:?}", start.elapsed());
+}
+
 #[test]
 fn a_reply_without_sense_is_an_error() {
     for frame in [&b"\x01\x00\x00\x00\x09"[..], b"\x00\x00\x00\x00", b"\x01\x00\x00\x00\x03"] {

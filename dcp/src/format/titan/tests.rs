@@ -1,7 +1,6 @@
 //! Checkpoints written by the engine and read back.
 
 mod attacks;
-mod commit;
 mod layouts;
 mod memory;
 

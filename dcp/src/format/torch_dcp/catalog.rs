@@ -57,7 +57,7 @@ pub(super) fn build(
 /// The step in the name of the checkpoint's folder.
 fn step(candidate: &Candidate) -> Option<u64> {
     let shown = candidate.place.display();
-    names::step(shown.trim_end_matches('/').rsplit('/').next()?)
+    crate::format::step_of(shown.trim_end_matches('/').rsplit('/').next()?)
 }
 
 struct Building {

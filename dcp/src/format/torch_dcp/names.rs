@@ -29,12 +29,6 @@ pub(super) fn metadata_rank(name: &str) -> Option<u32> {
     parse(name.strip_prefix("__")?.strip_suffix(METADATA)?)
 }
 
-/// The training step in the name of a folder, `step-NUMBER`.
-pub(super) fn step(folder: &str) -> Option<u64> {
-    let digits = folder.strip_prefix("step-")?;
-    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
-}
-
 fn parse(digits: &str) -> Option<u32> {
     let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
     plain.then(|| digits.parse().ok())?.filter(|&rank| rank <= RANK_MAX)
@@ -54,13 +48,5 @@ mod tests {
         assert_eq!(metadata_rank("__7.metadata"), Some(7));
         assert_eq!(metadata_rank(".metadata"), None);
         assert_eq!(metadata_rank("__.metadata"), None);
-    }
-
-    #[test]
-    fn folders_tell_steps() {
-        assert_eq!(step("step-1000"), Some(1000));
-        for other in ["step-", "step-+1", "step-1x", "steps-1", "1"] {
-            assert_eq!(step(other), None, "{other}");
-        }
     }
 }

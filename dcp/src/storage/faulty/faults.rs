@@ -90,6 +90,8 @@ pub enum Fault {
     Duplicate,
     /// The operation starts later.
     Delay(Duration),
+    /// A read gives one wrong bit; other operations are carried out.
+    Flip,
 }
 
 /// An operation about to be done.
@@ -203,6 +205,7 @@ pub(super) enum Course {
     Once,
     Torn,
     Twice,
+    Flipped,
 }
 
 /// One process.
@@ -247,6 +250,7 @@ impl Process {
                 (Some(Course::Once), None)
             }
             Some(Fault::Duplicate) => (Some(Course::Twice), None),
+            Some(Fault::Flip) => (Some(Course::Flipped), None),
             Some(Fault::Fail) => (None, Some(Injected::Failed)),
             Some(Fault::LoseReply) => (Some(Course::Once), Some(Injected::ReplyLost)),
             Some(Fault::DieBefore) => (None, Some(Injected::Dead)),

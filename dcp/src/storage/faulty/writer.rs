@@ -36,7 +36,7 @@ impl ObjectWriter for FaultyWriter {
     fn write_at(&self, byte_offset: u64, bytes: &[u8]) -> Result<()> {
         self.perform(Operation::WriteAt, |inner, course| match course {
             Course::Torn => inner.write_at(byte_offset, &bytes[..bytes.len() / 2]),
-            Course::Once | Course::Twice => inner.write_at(byte_offset, bytes),
+            Course::Once | Course::Twice | Course::Flipped => inner.write_at(byte_offset, bytes),
         })
     }
 
@@ -53,7 +53,7 @@ impl ObjectWriter for FaultyWriter {
         let act = |course| {
             self.inner.take().ok_or(Error::Interrupted)?.finish()?;
             match course {
-                Course::Once | Course::Torn => Ok(()),
+                Course::Once | Course::Torn | Course::Flipped => Ok(()),
                 Course::Twice => Err(Error::AlreadyExists { object: object.clone() }),
             }
         };

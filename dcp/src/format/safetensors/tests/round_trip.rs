@@ -59,8 +59,9 @@ fn write(target: &Target, options: &WriteOptions) -> Place {
         }
         store.put(&root.join(object.key.as_str()).unwrap(), &bytes).unwrap();
     }
-    draft.commit(&store, &root, &[]).unwrap();
-    Place { store: Arc::new(store), key: root }
+    let place = Place { store: Arc::new(store), key: root };
+    crate::commit::complete(&place, &Safetensors, &*draft, &[]).unwrap();
+    place
 }
 
 /// Names and bytes of the objects of a place.

@@ -100,7 +100,7 @@ pub(super) fn write(target: &Target, options: &WriteOptions) -> Result<(Whole, P
         options: CopyOptions { memory_bytes_max: 64 << 20, threads: 2 },
         progress: &(),
     })?;
-    draft.commit(&*goal.store, &goal.key, &sums)?;
+    crate::commit::complete(&goal, &Titan, &*draft, &sums)?;
     Ok((source, goal))
 }
 
