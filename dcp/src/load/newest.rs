@@ -47,41 +47,33 @@ pub fn newest_complete(run: &Place, before: Option<u64>) -> Result<Newest> {
 /// what opening gives.
 pub fn complete(place: &Place) -> Result<Arc<dyn Reader>> {
     for _ in 0..LOOKS_MAX {
-        let outcome = look(place);
-        match &outcome {
-            // What a newer save replaced may go while it is looked at: that is no damage.
-            Err(Failure { attempt, error }) if error.kind() == ErrorKind::Data => {
-                let now = format::open(place).ok().map(|reader| attempt_of(&*reader));
-                if now.is_none_or(|now| now == *attempt) {
-                    return outcome.map_err(|failure| failure.error);
-                }
-            }
-            _ => return outcome.map_err(|failure| failure.error),
+        let opened = format::open(place);
+        let attempt = opened.as_ref().ok().and_then(|reader| attempt_of(&**reader));
+        let error = match opened.and_then(sound) {
+            Err(error) if error.kind() == ErrorKind::Data => error,
+            outcome => return outcome,
+        };
+        // What a newer save replaced may go while it is looked at: that is no damage.
+        match format::open(place) {
+            Ok(now) if attempt_of(&*now) != attempt => {}
+            _ => return Err(error),
         }
     }
     Err(Error::Changed { object: place.display() })
 }
 
-/// Why a step is not complete, and which attempt it was, as far as that was read.
-struct Failure {
-    attempt: Option<String>,
-    error: Error,
-}
-
-fn look(place: &Place) -> std::result::Result<Arc<dyn Reader>, Failure> {
-    let reader = format::open(place).map_err(|error| Failure { attempt: None, error })?;
-    let failure = |error| Failure { attempt: attempt_of(&*reader), error };
+fn sound(reader: Arc<dyn Reader>) -> Result<Arc<dyn Reader>> {
     let options = VerifyOptions { deep: false, filter: FqnFilter::default(), threads: 2 };
-    let report = verify(&*reader, &options, &()).map_err(failure)?;
+    let report = verify(&*reader, &options, &())?;
     let damage: Vec<_> =
         report.findings.iter().filter(|finding| finding.severity == Severity::Damage).collect();
     match damage.first() {
         None => Ok(reader),
-        Some(first) => Err(failure(Error::Unsound {
-            root: place.display(),
+        Some(first) => Err(Error::Unsound {
+            root: reader.place().display(),
             count: damage.len(),
             first: first.message.clone(),
-        })),
+        }),
     }
 }
 
