@@ -74,6 +74,11 @@ pub enum Error {
     )]
     Differs { object: String, source_object: String, why: String },
 
+    #[error(
+        "{object}: belongs to a checkpoint that {source_root} does not have; two in one folder would be taken for one, so choose another destination"
+    )]
+    OtherCheckpoint { object: String, source_root: String },
+
     #[error("{object}: {action} failed")]
     Io { object: String, action: &'static str, source: std::io::Error },
 
@@ -230,6 +235,7 @@ impl Error {
             | Error::NoBucket { .. }
             | Error::AlreadyExists { .. }
             | Error::Differs { .. }
+            | Error::OtherCheckpoint { .. }
             | Error::NoSuchFormat { .. }
             | Error::NoSuchName { .. }
             | Error::Inexpressible { .. }

@@ -22,6 +22,7 @@ mod tests;
 
 use crate::copy::{CopyOptions, Progress};
 use crate::error::{Error, Result};
+use crate::format::is_committed_by;
 use crate::storage::{Key, ObjectMeta, Place, Unfinished, WriterState};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -92,7 +93,7 @@ pub struct Transfer {
 /// Plans to copy an object, or everything below a folder, to `destination`, which is the name of the copy. Writes nothing.
 ///
 /// Errors: [`Error::NothingThere`]; [`Error::Usage`] for a destination that is the source or within it;
-/// [`Error::Differs`] for an object that is there with another length; [`Error::NoSpace`]; [`Error::BudgetTooSmall`].
+/// [`Error::Differs`] for an object that is there with another length; [`Error::OtherCheckpoint`]; [`Error::NoSpace`]; [`Error::BudgetTooSmall`].
 pub fn plan(source: &Place, destination: &Place, options: TransferOptions) -> Result<Transfer> {
     options.pieces()?;
     check_apart(source, destination)?;
@@ -124,6 +125,7 @@ pub fn plan(source: &Place, destination: &Place, options: TransferOptions) -> Re
             Ok(Item { from: meta.key, to, byte_len: meta.byte_len, present: found.is_some() })
         })
         .collect::<Result<Vec<_>>>()?;
+    check_no_other(source, destination, &items, &present)?;
     let transfer = Transfer { source: source.clone(), destination: destination.clone(), options, items };
     transfer.check_space()?;
     Ok(transfer)
@@ -182,6 +184,28 @@ impl Transfer {
         let mut left = self.destination.store.unfinished(&self.destination.key)?;
         left.retain(|left| left.writer == WriterState::Dead && ours.contains(&left.key));
         Ok(left)
+    }
+}
+
+/// A folder that gets a checkpoint must not hold another.
+fn check_no_other(
+    source: &Place,
+    destination: &Place,
+    items: &[Item],
+    present: &BTreeMap<Key, u64>,
+) -> Result<()> {
+    let copied: BTreeSet<&Key> = items.iter().map(|item| &item.to).collect();
+    let folders: BTreeSet<Key> =
+        copied.iter().filter(|key| is_committed_by(key.name())).map(|key| key.parent()).collect();
+    let other = present
+        .keys()
+        .find(|key| is_committed_by(key.name()) && !copied.contains(key) && folders.contains(&key.parent()));
+    match other {
+        None => Ok(()),
+        Some(key) => Err(Error::OtherCheckpoint {
+            object: destination.store.display(key),
+            source_root: source.display(),
+        }),
     }
 }
 

@@ -84,6 +84,35 @@ fn a_run_is_copied_once() {
     assert_holds(&again, &objects);
 }
 
+/// Two checkpoints in one folder would be read as one or the other, depending on the reader.
+#[test]
+fn a_folder_that_holds_another_checkpoint_is_refused() {
+    let store = MemoryStore::new();
+    let source = memory(&store, "run");
+    put_run(&source);
+    for (there, refused) in [
+        ("step-1/titan-0000.json", true),
+        ("step-2/titan-0001.json", true),
+        ("step-3/titan-0000.json", false),
+        ("step-1/notes.txt", false),
+    ] {
+        let destination = memory(&store, &format!("copy-{}", there.replace('/', "-")));
+        store.put(&destination.key.join(there).unwrap(), b"{}").unwrap();
+        let outcome = copy(&source, &destination);
+        match refused {
+            true => {
+                let error = outcome.unwrap_err();
+                assert!(
+                    matches!(&error, Error::OtherCheckpoint { object, .. } if object.ends_with(there)),
+                    "{error}"
+                );
+                assert_eq!(store.list(&destination.key).unwrap().len(), 1);
+            }
+            false => assert_eq!(outcome.unwrap().copied_objects, 6),
+        }
+    }
+}
+
 #[test]
 fn a_single_object_is_copied_to_the_name_given() {
     let store = MemoryStore::new();

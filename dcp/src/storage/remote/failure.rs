@@ -10,11 +10,20 @@ use std::time::Duration;
 pub(super) const PAUSES: [Duration; 4] =
     [Duration::from_millis(100), Duration::from_millis(400), Duration::from_secs(1), Duration::from_secs(3)];
 
+/// Where the client asks for the role of a machine, when it is given no credentials.
+const METADATA_SERVICES: [&str; 2] = ["169.254.169.254", "metadata.google.internal"];
+const NO_CREDENTIALS: &str = "no credentials were given, and this machine has no role of its own; set \
+    AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (S3), GOOGLE_APPLICATION_CREDENTIALS (gs) or AZURE_STORAGE_ACCOUNT_KEY \
+    (az), or AWS_SKIP_SIGNATURE=true for a public bucket";
+
 /// An error of a request: what was being done to which object.
 pub(super) fn failure(object: &str, action: &'static str, error: StoreError) -> Error {
     let object = object.to_owned();
     let text = said(&error);
     let code = element(&text, "Code");
+    if METADATA_SERVICES.iter().any(|service| text.contains(service)) {
+        return Error::NoAccess { object, action, why: NO_CREDENTIALS.to_owned() };
+    }
     match (&error, code) {
         (_, Some("NoSuchBucket")) => Error::NoBucket { object, action },
         (_, Some("ExpiredToken" | "InvalidToken" | "TokenRefreshRequired"))
@@ -133,6 +142,13 @@ mod tests {
 
     fn generic(text: &str) -> StoreError {
         StoreError::Generic { store: "S3", source: text.into() }
+    }
+
+    #[test]
+    fn without_credentials_it_says_which_to_give() {
+        let text = "Error performing PUT http://169.254.169.254/latest/api/token in 3.1ms - 403 Forbidden";
+        let error = failure("s3://b/o", "listing", generic(text));
+        assert!(error.to_string().contains("set AWS_ACCESS_KEY_ID"), "{error}");
     }
 
     #[test]
