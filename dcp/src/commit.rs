@@ -19,7 +19,7 @@ pub use steps::{Step, steps};
 
 use crate::error::{Error, Result};
 use crate::format::{Attempt, Draft, Format, ObjectSums, Slot};
-use crate::storage::{Key, Place};
+use crate::storage::{Key, ObjectMeta, Place};
 use protocol::{Answer, Committer, Existing, Found, Outcome, Task};
 use rayon::iter::{IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
 
@@ -30,10 +30,17 @@ const READ_BYTES_MAX: u64 = 256 << 20;
 ///
 /// Errors: what listing and reading give; [`Error::Damaged`], [`Error::Malformed`] for a slot that cannot be read.
 pub fn newest_slot(place: &Place, format: &dyn Format) -> Result<Option<(u32, Slot)>> {
-    let Some(generation) = newest_generation(place, format)? else { return Ok(None) };
+    let newest = newest_generation(place, format)?;
+    newest.map(|generation| Ok((generation, slot(place, format, generation)?))).transpose()
+}
+
+/// What a slot that is filled says.
+///
+/// Errors: as [`newest_slot`]; [`Error::NotFound`] where it is not filled.
+pub(crate) fn slot(place: &Place, format: &dyn Format, generation: u32) -> Result<Slot> {
     let key = slot_key(place, format, generation)?;
     let bytes = place.store.get(&key, READ_BYTES_MAX)?;
-    Ok(Some((generation, format.read_slot(&place.store.display(&key), &bytes)?)))
+    format.read_slot(&place.store.display(&key), &bytes)
 }
 
 /// A new attempt at saving a step: its name, and the slot it will commit with.
@@ -59,12 +66,16 @@ pub fn begin(place: &Place, format: &dyn Format, existing: Existing) -> Result<A
 /// Pages of a listing are read in order of the names, so that a slot which is filled meanwhile is either seen or filled
 /// after the newest that was seen.
 fn newest_generation(place: &Place, format: &dyn Format) -> Result<Option<u32>> {
-    let listed = place.store.list(&place.key)?;
-    let names = listed.iter().filter_map(|object| object.key.below(&place.key));
-    Ok(names.filter_map(|name| format.slot_generation(name)).max())
+    Ok(newest_listed(place, format, &place.store.list(&place.key)?))
 }
 
-fn slot_key(place: &Place, format: &dyn Format, generation: u32) -> Result<Key> {
+/// The newest slot of a listing.
+pub(crate) fn newest_listed(place: &Place, format: &dyn Format, listed: &[ObjectMeta]) -> Option<u32> {
+    let names = listed.iter().filter_map(|object| object.key.below(&place.key));
+    names.filter_map(|name| format.slot_generation(name)).max()
+}
+
+pub(crate) fn slot_key(place: &Place, format: &dyn Format, generation: u32) -> Result<Key> {
     let name = format.slot_name(generation);
     let name = name.ok_or_else(|| Error::AlreadySaved { root: place.display() })?;
     place.key.join(&name)

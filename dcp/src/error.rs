@@ -61,6 +61,9 @@ pub enum Error {
     #[error("{root}: nothing is there")]
     NothingThere { root: String },
 
+    #[error("{root}: no checkpoint: a save of it was given up, or it was removed")]
+    Abandoned { root: String },
+
     #[error("{object}: no such object")]
     NotFound { object: String },
 
@@ -247,6 +250,7 @@ impl Error {
             | Error::Usage(_)
             | Error::Layout(_) => ErrorKind::Usage,
             Error::NotFound { .. }
+            | Error::Abandoned { .. }
             | Error::Changed { .. }
             | Error::Truncated { .. }
             | Error::UnknownFormat { .. }

@@ -19,6 +19,7 @@ pub mod layout;
 pub mod load;
 pub mod model;
 pub mod plan;
+pub mod prune;
 pub mod save;
 pub mod storage;
 mod threads;

@@ -7,6 +7,7 @@
 mod agreement;
 mod newest;
 
+pub(crate) use newest::attempt_of;
 pub use newest::{Newest, complete, newest_complete};
 
 use crate::coordinate::Coordinator;

@@ -6,6 +6,7 @@ mod cp;
 mod diff;
 mod inspect;
 mod ls;
+mod prune;
 mod reshard;
 mod verify;
 
@@ -22,6 +23,7 @@ pub(crate) enum Command {
     Convert(convert::Args),
     Reshard(reshard::Args),
     Cp(cp::Args),
+    Prune(prune::Args),
 }
 
 impl Command {
@@ -36,6 +38,7 @@ impl Command {
             Command::Convert(args) => convert::run(args),
             Command::Reshard(args) => reshard::run(args),
             Command::Cp(args) => cp::run(args),
+            Command::Prune(args) => prune::run(args),
         }
     }
 }

@@ -155,6 +155,10 @@ pub trait Format: Send + Sync + Debug {
         false
     }
 
+    /// Whether a writer of this format makes objects of this name, relative to the checkpoint's folder: nothing else in
+    /// it is ever removed by `prune`.
+    fn owns(&self, name: &str) -> bool;
+
     /// Whether a checkpoint of this format is a single file where the destination's name ends in `extension`.
     fn single_file(&self, extension: &str) -> bool {
         let _ = extension;

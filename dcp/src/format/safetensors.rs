@@ -70,6 +70,12 @@ impl Format for Safetensors {
         name.ends_with(names::INDEX_SUFFIX)
     }
 
+    fn owns(&self, name: &str) -> bool {
+        let file =
+            name.strip_prefix(names::SHARDED_FOLDER).and_then(|name| name.strip_prefix('/')).unwrap_or(name);
+        !file.contains('/') && (file.ends_with(names::SUFFIX) || file.ends_with(names::INDEX_SUFFIX))
+    }
+
     fn open(&self, candidate: &Candidate) -> Result<Arc<dyn Reader>> {
         open::open(candidate)
     }

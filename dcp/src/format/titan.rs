@@ -70,6 +70,10 @@ impl Format for Titan {
         names::generation(name).is_some()
     }
 
+    fn owns(&self, name: &str) -> bool {
+        self.is_committed_by(name) || names::is_of_attempt(name)
+    }
+
     fn slot_name(&self, generation: u32) -> Option<String> {
         (generation <= names::GENERATION_MAX).then(|| names::manifest(generation))
     }

@@ -25,7 +25,7 @@ mod tensor_item;
 mod tests;
 mod transforms;
 
-use super::{Candidate, Draft, Format, Reader, Target, WriteOptions};
+use super::{Attempt, Candidate, Draft, Format, Reader, Target, WriteOptions};
 use crate::error::Result;
 use std::sync::Arc;
 
@@ -47,6 +47,15 @@ impl Format for TorchDcp {
 
     fn is_committed_by(&self, name: &str) -> bool {
         name == names::METADATA || names::metadata_rank(name).is_some()
+    }
+
+    fn owns(&self, name: &str) -> bool {
+        let of_attempt =
+            |(attempt, file)| Attempt::generation_of(attempt).is_some() && names::writer(file).is_some();
+        self.is_committed_by(name)
+            || name == names::METADATA_UNFINISHED
+            || names::writer(name).is_some()
+            || name.split_once('/').is_some_and(of_attempt)
     }
 
     fn slot_name(&self, generation: u32) -> Option<String> {

@@ -58,6 +58,10 @@ impl Format for TorchSave {
         Ok(Box::new(draft::draft(target, options)?))
     }
 
+    fn owns(&self, name: &str) -> bool {
+        !name.contains('/') && has_extension(name)
+    }
+
     fn single_file(&self, extension: &str) -> bool {
         EXTENSIONS.contains(&extension)
     }
@@ -67,9 +71,11 @@ fn is_zip(head: &[u8]) -> bool {
     head.starts_with(b"PK\x03\x04")
 }
 
+fn has_extension(name: &str) -> bool {
+    name.rsplit_once('.').is_some_and(|(_, ending)| EXTENSIONS.contains(&ending))
+}
+
 fn only_file(candidate: &Candidate) -> Option<&str> {
-    let has_extension =
-        |name: &str| name.rsplit_once('.').is_some_and(|(_, ending)| EXTENSIONS.contains(&ending));
     let mut files = candidate.files().map(|(name, _)| name).filter(|name| has_extension(name));
     files.next().filter(|_| files.next().is_none())
 }

@@ -78,6 +78,6 @@ fn sound(reader: Arc<dyn Reader>) -> Result<Arc<dyn Reader>> {
 }
 
 /// The save that a checkpoint is of, in formats in which another can take its place.
-pub(super) fn attempt_of(reader: &dyn Reader) -> Option<String> {
+pub(crate) fn attempt_of(reader: &dyn Reader) -> Option<String> {
     reader.catalog().attributes.get("attempt").cloned()
 }

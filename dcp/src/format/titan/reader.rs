@@ -41,8 +41,7 @@ pub(crate) fn open(candidate: &Candidate) -> Result<TitanReader> {
         let object = place.store.display(&key);
         let bytes = place.store.get(&key, MANIFEST_BYTES_MAX)?;
         let Some(parsed) = manifest::decode(&object, &bytes)? else {
-            let why = "its newest manifest says that it was abandoned: no save finished, or it was removed";
-            return Err(Error::malformed(place.display(), "titan checkpoint", why));
+            return Err(Error::Abandoned { root: place.display() });
         };
         if parsed.head.generation != generation {
             let why = format!("its name says generation {generation}, it says {}", parsed.head.generation);

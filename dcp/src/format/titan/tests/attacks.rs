@@ -98,7 +98,7 @@ fn manifests_that_lie() {
         (|m| m["version"] = json!(0), "version 0"),
         (|m| m["version"] = json!(-1), "invalid value"),
         (|m| m["kind"] = json!("draft"), "`kind` is \"draft\""),
-        (|m| m["kind"] = json!("abandoned"), "abandoned"),
+        (|m| m["kind"] = json!("given up"), "abandoned"),
         (|m| m["attempt"] = json!("../../../../etc/0123456789abcdef"), "is not 32 hex digits"),
         (|m| m["attempt"] = json!("0123456789ABCDEF0123456789ABCDEF"), "is not 32 hex digits"),
         (|m| m["attempt"] = json!(""), "is not 32 hex digits"),
@@ -226,7 +226,7 @@ fn the_newest_generation_decides() {
     };
     let abandoned = seal(br#"{"format":"titan","version":1,"kind":"abandoned","generation":1}"#.to_vec());
     let error = open(&place(&add(1, abandoned))).unwrap_err().to_string();
-    assert!(error.contains("abandoned"), "{error}");
+    assert!(error.contains("given up"), "{error}");
     let next = changed(&manifest, |m| {
         m["generation"] = json!(1);
         m["tensors"][0]["name"] = json!("newer");
