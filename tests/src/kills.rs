@@ -12,18 +12,19 @@ mod tests;
 
 pub use state::state;
 
-use dcp::commit::steps;
 use dcp::load::newest_complete;
+use dcp::prune::{Policy, plan};
 use dcp::storage::{Environment, Place, open_url_with};
 use job::{Job, Said};
 use state::load_newest;
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt::{self, Display, Formatter};
+use std::num::NonZeroUsize;
 use std::ops::AddAssign;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Ranks of the job, on a mesh dp 2 x tp 2.
 pub const RANKS: u32 = 4;
@@ -34,8 +35,11 @@ const STUCK_AFTER: Duration = Duration::from_secs(40);
 /// Runs at a time, at most, and how many kills are worth a run of its own: jobs are to meet what others left.
 const LANES_MAX: u64 = 16;
 const KILLS_PER_LANE: u64 = 6;
-/// Kills in a run after which the steps before the newest are removed.
-const REMOVE_EVERY: u64 = 20;
+/// Kills in a run after which everything but the newest step is pruned. One time in four a run is also pruned while it
+/// saves, before the kill, of the steps before the newest.
+const PRUNE_EVERY: u64 = 20;
+/// An age limit that nothing in a campaign is over.
+const AGE_LIMIT: Duration = Duration::from_secs(24 * 3600);
 /// How long a save is taken to last until one was seen.
 const FIRST_GUESS: Duration = Duration::from_millis(30);
 /// The exit status of a rank that was given an error; a panic has another.
@@ -61,6 +65,8 @@ pub struct Seen {
     pub left_committed: u64,
     /// Steps that the newest complete one advanced by.
     pub saves: u64,
+    /// Objects that `prune` removed.
+    pub pruned: u64,
     /// Reported as committed, and not there.
     pub lost: u64,
     /// Complete, and not of one step on every rank.
@@ -78,6 +84,7 @@ impl AddAssign for Seen {
         self.left_records += other.left_records;
         self.left_committed += other.left_committed;
         self.saves += other.saves;
+        self.pruned += other.pruned;
         self.lost += other.lost;
         self.mixed += other.mixed;
         self.stuck += other.stuck;
@@ -86,13 +93,13 @@ impl AddAssign for Seen {
 
 impl Display for Seen {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Seen { kills, single, saves, lost, mixed, stuck, .. } = self;
+        let Seen { kills, single, saves, pruned, lost, mixed, stuck, .. } = self;
         let Seen { left_nothing, left_objects, left_records, left_committed, .. } = self;
         write!(
             f,
             "{kills} kills ({single} of one rank), before the first object {left_nothing}, objects there \
              {left_objects}, records there {left_records}, committed and not told {left_committed}; {saves} saves \
-             committed; {lost} lost, {mixed} mixed, {stuck} stuck"
+             committed, {pruned} objects pruned; {lost} lost, {mixed} mixed, {stuck} stuck"
         )
     }
 }
@@ -182,6 +189,9 @@ impl<'a> Lane<'a> {
         let name = format!("kill-{}", self.seen.kills);
         let mut job = Job::start(program, &self.url, environment, &name, self.newest + 1)?;
         self.wait_for_the_moment(&mut job)?;
+        if self.draw(4) == 0 {
+            self.prune(AGE_LIMIT)?;
+        }
         let first = self.draw(u64::from(RANKS)) as u32;
         let one = self.draw(2) == 0;
         let victims: Vec<u32> =
@@ -203,8 +213,9 @@ impl<'a> Lane<'a> {
             }
         }
         self.look(reported)?;
-        if self.seen.kills.is_multiple_of(REMOVE_EVERY) {
-            self.remove_old()?;
+        if self.seen.kills.is_multiple_of(PRUNE_EVERY) {
+            // All have ended: nobody is saving.
+            self.prune(Duration::ZERO)?;
         }
         Ok(())
     }
@@ -264,19 +275,22 @@ impl<'a> Lane<'a> {
         Ok(objects.chain(begun).collect())
     }
 
-    /// Removes all steps before the newest.
-    fn remove_old(&self) -> Result<(), Failure> {
-        for step in steps(&self.run)? {
-            if step.number >= self.newest {
-                continue;
-            }
-            let Place { store, key } = step.place;
-            for object in store.list(&key)? {
-                store.remove(&object.key)?;
-            }
-            for begun in store.unfinished(&key)? {
-                store.discard(&begun)?;
-            }
+    /// Prunes all steps but the newest complete one, and what is so old.
+    fn prune(&mut self, older_than: Duration) -> Result<(), Failure> {
+        let policy = Policy {
+            keep_latest: Some(NonZeroUsize::MIN),
+            keep_every: None,
+            older_than,
+            now: SystemTime::now(),
+        };
+        let plan = match plan(&self.run, policy) {
+            // Nothing was saved yet.
+            Err(dcp::Error::Usage(_)) => return Ok(()),
+            plan => plan?,
+        };
+        for report in plan.run(&()) {
+            self.seen.pruned += report.removed().count() as u64;
+            report.error.map_or(Ok(()), Err)?;
         }
         Ok(())
     }

@@ -1,12 +1,14 @@
 //! Four ranks save and load: what is there afterwards, whatever dies when.
 
 use super::*;
+use crate::commit::steps;
 use crate::coordinate::threads;
 use crate::copy::CopyOptions;
 use crate::format;
 use crate::layout::{Layout, Mesh, Placement, Region, copy_box, row_major};
-use crate::load::{Request, RequestTensor, load, newest_complete};
+use crate::load::{Request, RequestTensor, complete, load, newest_complete};
 use crate::model::{DType, FqnFilter, TensorSpec, Value};
+use crate::prune::{Policy, plan};
 use crate::storage::faulty::{Call, Fault, Faults, FaultyStore};
 use crate::storage::local::LocalStore;
 use crate::storage::memory::MemoryStore;
@@ -214,8 +216,27 @@ fn a_second_save_of_a_step_takes_its_place_or_is_refused() {
     assert_eq!(load_all(&dcp, &[1]), (10, 1));
 }
 
+/// Prunes once nobody is saving: nothing but whole checkpoints is left.
+fn clean(store: &Arc<dyn Storage>) {
+    let run = Place { store: store.clone(), key: Key::new("run").unwrap() };
+    let (older_than, now) = (Duration::ZERO, std::time::SystemTime::UNIX_EPOCH);
+    let policy = Policy { keep_latest: None, keep_every: None, older_than, now };
+    for report in plan(&run, policy).unwrap().run(&()) {
+        assert!(report.error.is_none() && report.notes.is_empty(), "{report:?}");
+    }
+    for step in steps(&run).unwrap() {
+        let reader = complete(&step.place).unwrap();
+        let attempt = &reader.catalog().attributes["attempt"];
+        let objects = store.list(&step.place.key).unwrap();
+        let (own, others): (Vec<_>, Vec<_>) =
+            objects.iter().partition(|object| object.key.parent().name() == attempt);
+        assert_eq!((own.len(), others.len()), (2 * RANKS as usize, 1), "{objects:?}");
+    }
+    assert_eq!(store.unfinished(&Key::root()).unwrap(), []);
+}
+
 /// A 4-rank job dies before, in the middle of, and after every single operation on its store in turn. Afterwards the
-/// step before or the new one loads bit for bit on all ranks; and a new job saves the step.
+/// step before or the new one loads bit for bit on all ranks; `prune` leaves nothing but that; and a new job saves the step.
 #[test]
 #[expect(clippy::disallowed_macros, reason = "the number of crash points is a figure of docs/reliability.md")]
 fn a_job_that_dies_at_any_operation_loses_nothing() {
@@ -237,10 +258,16 @@ fn a_job_that_dies_at_any_operation_loses_nothing() {
                 let dying: Arc<dyn Storage> = Arc::new(FaultyStore::new(inner.clone(), &faults));
                 let outcomes = save_all(&same_store(&dying), &options("titan"), step, 2);
                 let past_the_end = faults.hits().is_empty();
-                let (_, version) = load_all(&inner, &[1, 2]);
+                let (newest, version) = load_all(&inner, &[1, 2]);
                 if outcomes[0].is_ok() {
                     assert_eq!(version, 2, "{death:?} at {operation}: committed and not there");
                 }
+                clean(&inner);
+                assert_eq!(
+                    load_all(&inner, &[version]),
+                    (newest, version),
+                    "{death:?} at {operation}: pruned"
+                );
                 must_save(&inner, &options("titan"), step, 3);
                 load_all(&inner, &[3]);
                 if on_disk {

@@ -2,6 +2,7 @@
 
 use super::job::{Job, Said};
 use super::*;
+use dcp::commit::steps;
 use dcp::coordinate::threads;
 use dcp::format::by_name;
 use dcp::save::{SaveOptions, Saver};
@@ -47,7 +48,8 @@ fn what_is_lost_is_counted() {
         save(lane, 7, 7);
         lane.look(0).unwrap();
         assert_eq!((lane.seen.lost, lane.seen.left_committed), (2, 1));
-        lane.remove_old().unwrap();
+        lane.prune(Duration::ZERO).unwrap();
+        assert!(lane.seen.pruned > 0);
         let left: Vec<u64> = steps(&lane.run).unwrap().iter().map(|step| step.number).collect();
         assert_eq!(left, [7]);
         for object in lane.run.store.list(&lane.run.key).unwrap() {
