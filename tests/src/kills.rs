@@ -10,13 +10,12 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use state::state;
+pub use state::{load_newest, save_all, state};
 
 use dcp::load::newest_complete;
 use dcp::prune::{Policy, plan};
 use dcp::storage::{Environment, Place, open_url_with};
 use job::{Job, Said};
-use state::load_newest;
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt::{self, Display, Formatter};

@@ -18,8 +18,8 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -54,6 +54,7 @@ impl Default for Options {
 pub struct S3Server {
     address: SocketAddr,
     outage: Arc<AtomicU64>,
+    faults: Arc<RwLock<Faults>>,
     counts: Arc<Counters>,
     _runtime: Runtime,
     _folder: TempDir,
@@ -127,14 +128,15 @@ impl S3Server {
             options,
             uploads: Uploads::default(),
             outage: Arc::new(AtomicU64::new(u64::MAX)),
+            faults: Arc::new(RwLock::new(options.faults)),
             counts: Arc::default(),
         });
         let runtime = Runtime::new()?;
         let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", 0)))?;
         let address = listener.local_addr()?;
-        let (outage, counts) = (layer.outage.clone(), layer.counts.clone());
+        let (outage, faults, counts) = (layer.outage.clone(), layer.faults.clone(), layer.counts.clone());
         runtime.spawn(serve(listener, layer));
-        Ok(S3Server { address, outage, counts, _runtime: runtime, _folder: folder })
+        Ok(S3Server { address, outage, faults, counts, _runtime: runtime, _folder: folder })
     }
 
     /// The variables that point a program at it.
@@ -146,6 +148,11 @@ impl S3Server {
             ("AWS_REGION", "us-east-1".to_owned()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
+    }
+
+    /// Injects other faults from now on.
+    pub fn inject(&self, faults: Faults) {
+        *self.faults.write().unwrap_or_else(PoisonError::into_inner) = faults;
     }
 
     /// Refuses every request from the one on that would put more than so many bytes, counted from now; `None` ends that.
@@ -203,6 +210,7 @@ struct Layer {
     uploads: Uploads,
     /// Bytes offered after which every request is refused; 0 while all are.
     outage: Arc<AtomicU64>,
+    faults: Arc<RwLock<Faults>>,
     counts: Arc<Counters>,
 }
 
@@ -211,16 +219,16 @@ impl Layer {
         let number = self.counts.requests.fetch_add(1, Ordering::Relaxed);
         let (method, headers) = (request.method(), request.headers());
         let (is_get, is_put) = (method == Method::GET, method == Method::PUT);
-        let fault = self.options.faults.of(number, is_get, is_put && is_conditional(headers));
+        let faults = *self.faults.read().unwrap_or_else(PoisonError::into_inner);
+        let fault = faults.of(number, is_get, is_put && is_conditional(headers));
         self.counts.faults.fetch_add(u64::from(fault.is_some()), Ordering::Relaxed);
         match fault {
             Some(Fault::SlowDown) => return Ok(failure(StatusCode::SERVICE_UNAVAILABLE, "SlowDown")),
             Some(Fault::Reset) => return Err(io::Error::other("an injected reset")),
             Some(Fault::Conflict) => return Ok(failure(StatusCode::CONFLICT, "ConditionalRequestConflict")),
+            Some(Fault::NoBucket) => return Ok(failure(StatusCode::NOT_FOUND, "NoSuchBucket")),
             Some(Fault::Skewed) => return Ok(faults::skewed(method == Method::HEAD)),
-            Some(Fault::Slow) => {
-                tokio::time::sleep(Duration::from_millis(self.options.faults.delay_ms)).await
-            }
+            Some(Fault::Slow) => tokio::time::sleep(Duration::from_millis(faults.delay_ms)).await,
             _ => {}
         }
         // s3s-fs makes the folder of any bucket that something is put into.

@@ -1,7 +1,7 @@
 //! What ranks say to each other about a save: values, encoded as everywhere else, as `torch.save` archives.
 //!
-//! A report is a list: the error's text or `None`, then `(FQN, path, value)` for each value. An announcement is
-//! `(attempt, generation)`, or the error's text.
+//! A report is a list: a failure or `None`, then `(FQN, path, value)` for each value. An announcement is
+//! `(attempt, generation)`, or a failure. A failure is `(rank, text)`; the rank is `None` where it is the sender's own.
 
 use super::state::StateValue;
 use crate::error::{Error, Result};
@@ -26,22 +26,43 @@ pub(super) fn report(outcome: std::result::Result<&[StateValue], &Error>) -> Vec
     };
     let message = match outcome {
         Ok(values) => std::iter::once(Value::None).chain(values.iter().map(entry)).collect(),
-        Err(error) => vec![Value::Str(error.with_causes())],
+        Err(error) => vec![failure(error)],
     };
     match archive::encode(&Value::List(message)) {
         Ok(bytes) => bytes,
         Err(why) => {
-            let refused = Value::List(vec![Value::Str(format!("a value cannot be saved: {why}"))]);
+            let why = Value::Str(format!("a value cannot be saved: {why}"));
+            let refused = Value::List(vec![Value::Tuple(vec![Value::None, why])]);
             archive::encode(&refused).unwrap_or_default()
         }
     }
 }
 
+/// Whose failure it is stays with it, however many ranks pass it on.
+fn failure(error: &Error) -> Value {
+    let (rank, text) = match error {
+        Error::RankFailed { rank, message, .. } => (Value::Int(i64::from(*rank)), message.clone()),
+        error => (Value::None, error.with_causes()),
+    };
+    Value::Tuple(vec![rank, Value::Str(text)])
+}
+
+/// The error that a failure means to those who hear of it from `sender`; `None` for anything else.
+fn heard(sender: u32, message: &Value) -> Option<Error> {
+    let Value::Tuple(failure) = message else { return None };
+    let (rank, text) = match &failure[..] {
+        [Value::None, Value::Str(text)] => (sender, text),
+        [Value::Int(rank), Value::Str(text)] => (u32::try_from(*rank).ok()?, text),
+        _ => return None,
+    };
+    Some(Error::RankFailed { rank, so: UNCOMMITTED, message: text.clone() })
+}
+
 /// The first rank, by its position, whose report is an error.
 pub(super) fn failed(messages: &[Vec<u8>]) -> Result<()> {
     for (rank, message) in (0..).zip(messages) {
-        if let (Some(message), _) = decode(message)? {
-            return Err(Error::RankFailed { rank, so: UNCOMMITTED, message });
+        if let (Some(error), _) = decode(rank, message)? {
+            return Err(error);
         }
     }
     Ok(())
@@ -49,17 +70,17 @@ pub(super) fn failed(messages: &[Vec<u8>]) -> Result<()> {
 
 /// The values of a report.
 pub(super) fn values(message: &[u8]) -> Result<Vec<StateValue>> {
-    decode(message).map(|(_, values)| values)
+    decode(0, message).map(|(_, values)| values)
 }
 
-fn decode(message: &[u8]) -> Result<(Option<String>, Vec<StateValue>)> {
+fn decode(sender: u32, message: &[u8]) -> Result<(Option<Error>, Vec<StateValue>)> {
     let malformed = || Error::malformed("another rank", WHAT, "it is no report");
     let Value::List(message) = archive::decode(message, "another rank")? else { return Err(malformed()) };
     let mut message = message.into_iter();
     let error = match message.next() {
         Some(Value::None) => None,
-        Some(Value::Str(error)) => Some(error),
-        _ => return Err(malformed()),
+        Some(failure) => Some(heard(sender, &failure).ok_or_else(malformed)?),
+        None => return Err(malformed()),
     };
     let values = message.map(|entry| {
         let Value::Tuple(entry) = entry else { return Err(malformed()) };
@@ -83,7 +104,7 @@ pub(super) fn announce(attempt: std::result::Result<&Attempt, &Error>) -> Vec<u8
         Ok(attempt) => {
             Value::Tuple(vec![Value::Str(attempt.id.clone()), Value::Int(i64::from(attempt.generation))])
         }
-        Err(error) => Value::Str(error.with_causes()),
+        Err(error) => failure(error),
     };
     archive::encode(&message).unwrap_or_default()
 }
@@ -92,8 +113,11 @@ pub(super) fn announce(attempt: std::result::Result<&Attempt, &Error>) -> Vec<u8
 ///
 /// Errors: [`Error::RankFailed`] with what kept rank 0 from choosing an attempt.
 pub(super) fn announced(message: &[u8]) -> Result<Attempt> {
-    match archive::decode(message, "rank 0")? {
-        Value::Str(message) => Err(Error::RankFailed { rank: 0, so: UNCOMMITTED, message }),
+    let message = archive::decode(message, "rank 0")?;
+    if let Some(error) = heard(0, &message) {
+        return Err(error);
+    }
+    match message {
         Value::Tuple(attempt) => match &attempt[..] {
             [Value::Str(id), Value::Int(generation)] => Ok(Attempt {
                 id: id.clone(),

@@ -9,11 +9,12 @@ use crate::layout::{Layout, Mesh, Placement, Region, copy_box, row_major};
 use crate::load::{Request, RequestTensor, complete, load, newest_complete};
 use crate::model::{DType, FqnFilter, TensorSpec, Value};
 use crate::prune::{Policy, plan};
-use crate::storage::faulty::{Call, Fault, Faults, FaultyStore};
+use crate::storage::faulty::{Call, Fault, Faults, FaultyStore, Operation};
 use crate::storage::local::LocalStore;
 use crate::storage::memory::MemoryStore;
 use crate::storage::{Key, Storage};
 use crate::verify::{VerifyOptions, verify};
+use rustix::io::Errno;
 use std::time::Duration;
 
 const RANKS: u32 = 4;
@@ -377,6 +378,79 @@ fn a_rank_that_fails_keeps_the_others_from_committing() {
         assert!(matches!(newest_complete(&run, None), Err(Error::NoneComplete { .. })));
     }
     panic!("the save has more than 20 operations on one rank");
+}
+
+/// From some operation on a rank's disk takes nothing more, whatever it says: every rank is told once what happened and to
+/// whom, nothing is committed, and the step before loads.
+#[test]
+fn a_disk_that_fails_is_told_and_the_step_before_stands() {
+    const WRITES: [Operation; 4] = [Operation::Create, Operation::WriteAt, Operation::Finish, Operation::Put];
+    for errno in [Errno::NOSPC, Errno::IO, Errno::ROFS, Errno::ACCESS] {
+        let number = errno.raw_os_error();
+        for rank in [0, 2] {
+            for first in 0.. {
+                assert!(first < 100, "a save has more than 100 operations on one rank");
+                let inner = memory();
+                must_save(&inner, &options("titan"), 10, 1);
+                let fails = move |at: &Call<'_>| {
+                    (at.index >= first && WRITES.contains(&at.operation)).then_some(Fault::Errno(number))
+                };
+                let faults = Faults::by(fails);
+                let mut stores = same_store(&inner);
+                stores[rank] = Arc::new(FaultyStore::new(inner.clone(), &faults));
+                let outcomes = save_all(&stores, &options("titan"), 20, 2);
+                if faults.hits().is_empty() {
+                    assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+                    assert!(first > 3, "rank {rank} wrote something");
+                    break;
+                }
+                let expected = std::io::Error::from(errno).to_string();
+                for (other, outcome) in outcomes.iter().enumerate() {
+                    let error = outcome.as_ref().unwrap_err();
+                    let is_clear = match error {
+                        Error::Io { source, .. } => other == rank && source.raw_os_error() == Some(number),
+                        Error::RankFailed { rank: at, .. } => other != rank && *at as usize == rank,
+                        _ => false,
+                    };
+                    assert!(is_clear && error.with_causes().contains(&expected), "rank {other}: {error:?}");
+                }
+                assert_eq!(load_all(&inner, &[1]), (10, 1));
+                clean(&inner);
+                must_save(&inner, &options("titan"), 20, 3);
+                load_all(&inner, &[3]);
+            }
+        }
+    }
+}
+
+/// Memory of any length, all zeros.
+#[derive(Debug)]
+struct Zeros(u64);
+
+impl Source for Zeros {
+    fn byte_len(&self) -> u64 {
+        self.0
+    }
+
+    fn read(&self, _: u64, target: &mut [u8]) -> Result<()> {
+        target.fill(0);
+        Ok(())
+    }
+}
+
+/// Larger than any disk: refused before anything is written.
+#[test]
+fn a_state_that_no_disk_holds_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Storage> = Arc::new(LocalStore::new(folder.path()));
+    let mut saver = saver(&store, options("titan"));
+    saver.save(1, alone(Arc::new(HostMemory::new(vec![1; 100])))).unwrap().wait_done().unwrap();
+    let error = saver.save(2, alone(Arc::new(Zeros(1 << 50)))).unwrap().wait_done().unwrap_err();
+    assert!(matches!(error, Error::NoSpace { needed, .. } if needed >= 1 << 50), "{error}");
+    let run = Place { store: store.clone(), key: Key::new("run").unwrap() };
+    assert_eq!(newest_complete(&run, None).unwrap().step, 1);
+    assert_eq!(store.list(&Key::new("run/step-2").unwrap()).unwrap(), []);
+    assert_eq!(store.unfinished(&Key::root()).unwrap(), []);
 }
 
 #[test]

@@ -3,18 +3,19 @@
 //! Every byte is a function of tensor, position and step, so that any reader can tell which step it is of.
 
 use super::RANKS;
-use dcp::coordinate::{Coordinator, threads};
+use dcp::coordinate::{Coordinator, Peers, threads};
 use dcp::copy::CopyOptions;
+use dcp::format::by_name;
 use dcp::layout::{Layout, Mesh, Placement, Region, copy_box, row_major};
 use dcp::load::{Request, RequestTensor, load};
 use dcp::model::{DType, TensorSpec, Value};
-use dcp::save::{HostMemory, State, StateTensor, StateValue};
+use dcp::save::{HostMemory, SaveOptions, Saved, Saver, State, StateTensor, StateValue};
 use dcp::storage::Place;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a rank that loads waits for another: it is a thread beside it.
-const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a rank waits for another: it is a thread beside it.
+const RANK_TIMEOUT: Duration = Duration::from_secs(60);
 
 const TENSORS: [(&str, [u64; 2], [Placement; 2]); 4] = [
     ("both", [256, 128], [Placement::Shard { dim: 0 }, Placement::Shard { dim: 1 }]),
@@ -38,13 +39,27 @@ pub fn state(rank: u32, step: u64) -> State {
     State { mesh: Some(mesh()), tensors, values: vec![value] }
 }
 
+/// Saves a step as a job of as many ranks, each with its own way to the run; what each is told.
+pub fn save_all(runs: &[Place], step: u64) -> Vec<Result<Saved, dcp::Error>> {
+    let save = |(rank, (run, coordinator)): (u32, (&Place, Peers))| {
+        let options = SaveOptions { memory_bytes_max: 64 << 20, ..SaveOptions::new(by_name("titan")?) };
+        let mut saver = Saver::new(run.clone(), options, Arc::new(coordinator))?;
+        saver.save(step, state(rank, step))?.wait_done()
+    };
+    std::thread::scope(|scope| {
+        let ranks = (0..).zip(runs.iter().zip(threads(RANKS, RANK_TIMEOUT)));
+        let ranks: Vec<_> = ranks.map(|rank| scope.spawn(move || save(rank))).collect();
+        ranks.into_iter().map(|rank| rank.join().expect("saving does not panic")).collect()
+    })
+}
+
 /// Loads the newest step as a job of as many ranks; gives the step, and whether every rank has exactly what was saved
 /// as that one.
 ///
 /// Errors: what loading gives.
-pub(super) fn load_newest(run: &Place) -> Result<(u64, bool), dcp::Error> {
+pub fn load_newest(run: &Place) -> Result<(u64, bool), dcp::Error> {
     let loaded: Result<Vec<(u64, bool)>, dcp::Error> = std::thread::scope(|scope| {
-        let ranks = threads(RANKS, LOAD_TIMEOUT).into_iter();
+        let ranks = threads(RANKS, RANK_TIMEOUT).into_iter();
         let ranks: Vec<_> = ranks.map(|rank| scope.spawn(move || load_rank(run, &rank))).collect();
         ranks.into_iter().map(|rank| rank.join().expect("loading does not panic")).collect()
     });

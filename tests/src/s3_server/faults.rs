@@ -24,6 +24,8 @@ pub struct Faults {
     pub truncated: u64,
     /// Answered 403 RequestTimeTooSkewed, not carried out.
     pub skewed: u64,
+    /// Answered 404 NoSuchBucket, not carried out.
+    pub no_bucket: u64,
     /// Answered so late.
     pub slow: u64,
     /// How late, in milliseconds.
@@ -42,6 +44,7 @@ pub(super) enum Fault {
     Conflict,
     Truncated,
     Skewed,
+    NoBucket,
     Slow,
 }
 
@@ -54,6 +57,7 @@ impl Faults {
             (self.done_but_500, Fault::DoneBut500),
             (self.lost_reply, Fault::LostReply),
             (self.skewed, Fault::Skewed),
+            (self.no_bucket, Fault::NoBucket),
             (self.slow, Fault::Slow),
             (if is_conditional { self.conflict } else { 0 }, Fault::Conflict),
             (if is_get { self.truncated } else { 0 }, Fault::Truncated),

@@ -7,6 +7,7 @@ mod objects;
 mod peers;
 mod pytorch_loads;
 mod reshard_matrix;
+mod save_errors;
 mod scale;
 mod store_errors;
 mod stores;

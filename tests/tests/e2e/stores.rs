@@ -4,12 +4,17 @@ use crate::{convert, fixture};
 use dcp::convert::{ConvertOptions, Sharding};
 use dcp::coordinate::Alone;
 use dcp::diff::{DiffOptions, Difference, diff};
+use dcp::format::Attempt;
 use dcp::model::FqnFilter;
+use dcp::prune::{Policy, plan};
 use dcp::save::{SaveOptions, Saver, State};
 use dcp::storage::{Environment, Key, Place, Storage, conformance, open_url_with};
 use dcp::verify::{VerifyOptions, verify};
+use e2e::kills::{RANKS, load_newest, save_all};
 use e2e::s3_server::{BUCKET, Faults, Options, S3Server};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 fn bucket(server: &S3Server) -> Arc<dyn Storage> {
     let environment: Environment = server.environment().into_iter().collect();
@@ -119,10 +124,54 @@ fn s3_of_others_conforms() {
     }
 }
 
+/// Ranks save three steps, and others die in their uploads; one step stays.
+fn is_pruned(run: &Place) {
+    for step in 1..4 {
+        for saved in save_all(&vec![run.clone(); RANKS as usize], step) {
+            saved.unwrap();
+        }
+    }
+    // Of a step that is there, and of one of which nothing else is.
+    for step in ["step-3", "step-4"] {
+        let key = run.key.join(&format!("{step}/{}/r00000-0000.safetensors", Attempt::new(1).id)).unwrap();
+        let writer = run.store.resume(&key, 40 << 20).unwrap();
+        writer.write_at(0, &vec![1; 32 << 20]).unwrap();
+    }
+    assert_eq!(run.store.unfinished(&run.key).unwrap().len(), 2);
+    let keep_latest = NonZeroUsize::new(1);
+    let mut policy = Policy {
+        keep_latest,
+        keep_every: None,
+        older_than: Duration::from_secs(3600),
+        now: SystemTime::now(),
+    };
+    for older_than in [policy.older_than, Duration::ZERO] {
+        policy.older_than = older_than;
+        for report in plan(run, policy).unwrap().run(&()) {
+            assert!(report.error.is_none(), "{report:?}");
+        }
+        // The uploads are young: they stay until nobody saves.
+        let left = run.store.unfinished(&run.key).unwrap().len();
+        assert_eq!(left, if older_than.is_zero() { 0 } else { 2 });
+    }
+    let left = run.store.list(&run.key).unwrap();
+    assert!(!left.is_empty() && left.iter().all(|it| it.key.as_str().contains("/step-3/")), "{left:?}");
+    assert_eq!(load_newest(run).unwrap(), (3, true));
+}
+
+#[test]
+fn a_run_on_s3_is_pruned() {
+    let server =
+        S3Server::start(Faults { slow_down: 3, reset: 2, lost_reply: 2, seed: 3, ..Faults::default() });
+    let server = server.unwrap();
+    is_pruned(&Place { store: bucket(&server), key: Key::new("run").unwrap() });
+}
+
 fn conforms_and_is_left_empty(url: &str, environment: &Environment, left_out: &[&str]) {
     let Place { store, key } = open_url_with(url, environment).unwrap();
     let home = conformance::within(&store, &key, left_out);
     in_parts(&*store, &home.join("in-parts").unwrap());
+    is_pruned(&Place { store: store.clone(), key: home.join("run").unwrap() });
     for object in store.list(&home).unwrap() {
         assert!(store.remove(&object.key).unwrap());
     }

@@ -82,6 +82,8 @@ pub enum Fault {
     DieAfter,
     /// An error, once; the operation is not carried out.
     Fail,
+    /// An error of the operating system, by its number; the operation is not carried out.
+    Errno(i32),
     /// The operation is carried out, and reported as failed.
     LoseReply,
     /// The operation is carried out twice, as when a request is sent again whose reply was lost, and the second answer
@@ -244,6 +246,10 @@ impl Process {
             return Err(Injected::Dead.error(action, object()));
         }
         let (course, after) = match self.faults.next(operation, key) {
+            Some(Fault::Errno(number)) => {
+                let source = io::Error::from_raw_os_error(number);
+                return Err(Error::Io { object: object(), action, source });
+            }
             None => (Some(Course::Once), None),
             Some(Fault::Delay(time)) => {
                 std::thread::sleep(time);
