@@ -1,6 +1,6 @@
 //! What a save costs a trainer: a Llama-like state of 291 float32 tensors of about GIB GiB, saved by one rank.
 //!
-//! `cargo run --release -p dcp --example save_state -- WHAT FOLDER GIB`
+//! `cargo run --release -p dcp --example save_state -- WHAT FOLDER GIB [BUDGET_MIB]`
 //!
 //! | WHAT | prints the seconds of |
 //! |---|---|
@@ -11,6 +11,9 @@
 //! | `write` | writing it to one file in pieces of 8 MiB, and fsync: the limit of `total` |
 //! | `compute` | a computation of one thread, while saves follow each other, with one thread of the saver |
 //! | `compute-alone` | the same computation, while nothing is saved |
+//!
+//! With a budget of host memory `total` also prints how much of the state was staged and how much streamed, and what the
+//! process took beyond the state itself.
 //!
 //! Memory is in place before the clock starts: the saver's by a save before, as from a trainer's second save on.
 
@@ -38,10 +41,13 @@ type Tensors = Vec<(String, Vec<u64>, HostMemory, Arc<Vec<u8>>)>;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [what, folder, gib] = &args[..] else {
-        return Err("usage: save_state WHAT FOLDER GIB".into());
+    let [what, folder, gib, budget @ ..] = &args[..] else {
+        return Err("usage: save_state WHAT FOLDER GIB [BUDGET_MIB]".into());
     };
     let tensors = tensors(gib.parse()?);
+    if let [budget_mib] = budget {
+        return save_within(&tensors, folder, budget_mib.parse()?);
+    }
     let seconds = match what.as_str() {
         "memcpy" => memcpy(&tensors),
         "write" => write(&tensors, folder)?,
@@ -130,6 +136,26 @@ fn save(tensors: &Tensors, folder: &str, until: &str) -> Result<Duration, Box<dy
         "snapshot" => staged,
         _ => start.elapsed(),
     })
+}
+
+/// Saves twice within a budget; what it took.
+fn save_within(tensors: &Tensors, folder: &str, budget_mib: u64) -> Result<(), Box<dyn Error>> {
+    let options = SaveOptions { memory_bytes_max: budget_mib << 20, ..SaveOptions::new(by_name("titan")?) };
+    let before = resident_kib("VmRSS:")?;
+    let mut saver = Saver::new(open_url(folder)?, options, Arc::new(Alone))?;
+    for step in 0..2 {
+        let saved = saver.save(step, state(tensors))?.wait_done()?;
+        println!("STAGED_BYTES {}\nSTREAMED_BYTES {}", saved.staged_bytes, saved.streamed_bytes);
+    }
+    println!("TAKEN_MIB {}", (resident_kib("VmHWM:")? - before) / 1024);
+    Ok(())
+}
+
+/// A line of what Linux says of this process's memory.
+fn resident_kib(name: &str) -> Result<u64, Box<dyn Error>> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).ok_or("no such line")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
 fn memcpy(tensors: &Tensors) -> Duration {

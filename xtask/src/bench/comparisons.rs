@@ -173,6 +173,15 @@ pub(super) static COMPARISONS: &[Comparison] = &[
         limit: Limit::Times { slower_than_first: 1.2, faster_than_second: Some(2.0) },
     },
     Comparison {
+        name: "save: to S3 over the loopback device",
+        source: Source::Nothing,
+        sides: &[
+            Side { label: "wait_done", run: Run::Example("s3_upload", &[&["save", "GIB"]]) },
+            Side { label: "plain multipart upload", run: Run::Example("s3_upload", &[&["plain", "GIB"]]) },
+        ],
+        limit: Limit::Times { slower_than_first: 1.43, faster_than_second: None },
+    },
+    Comparison {
         name: "computation of one thread beside saves",
         source: Source::Nothing,
         sides: &[

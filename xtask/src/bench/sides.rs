@@ -35,6 +35,7 @@ impl Bench {
             &["dcp", "--example", "load_shard"],
             &["dcp", "--example", "save_state"],
             &["e2e", "--example", "scale"],
+            &["e2e", "--example", "s3_upload"],
         ] {
             run_command(cargo(&["build", "--release", "--package"]).args(what).current_dir(root))?;
         }
