@@ -15,7 +15,7 @@ pub use state::{load_newest, save_all, state};
 use dcp::load::newest_complete;
 use dcp::prune::{Policy, plan};
 use dcp::storage::{Environment, Place, open_url_with};
-use job::{Job, Said};
+use job::{GaveUp, Job, Said};
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt::{self, Display, Formatter};
@@ -39,6 +39,8 @@ const KILLS_PER_LANE: u64 = 6;
 const PRUNE_EVERY: u64 = 20;
 /// An age limit that nothing in a campaign is over.
 const AGE_LIMIT: Duration = Duration::from_secs(24 * 3600);
+/// Jobs that may give up, one after the other, before one is killed.
+const GIVEN_UP_MAX: u32 = 5;
 /// How long a save is taken to last until one was seen.
 const FIRST_GUESS: Duration = Duration::from_millis(30);
 /// The exit status of a rank that was given an error; a panic has another.
@@ -62,6 +64,8 @@ pub struct Seen {
     pub left_records: u64,
     /// Kills after which a step was committed that no rank had yet been told of.
     pub left_committed: u64,
+    /// Jobs that ended before they were killed, since ranks did not answer each other in time.
+    pub gave_up: u64,
     /// Steps that the newest complete one advanced by.
     pub saves: u64,
     /// Objects that `prune` removed.
@@ -82,6 +86,7 @@ impl AddAssign for Seen {
         self.left_objects += other.left_objects;
         self.left_records += other.left_records;
         self.left_committed += other.left_committed;
+        self.gave_up += other.gave_up;
         self.saves += other.saves;
         self.pruned += other.pruned;
         self.lost += other.lost;
@@ -92,13 +97,13 @@ impl AddAssign for Seen {
 
 impl Display for Seen {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Seen { kills, single, saves, pruned, lost, mixed, stuck, .. } = self;
+        let Seen { kills, single, gave_up, saves, pruned, lost, mixed, stuck, .. } = self;
         let Seen { left_nothing, left_objects, left_records, left_committed, .. } = self;
         write!(
             f,
             "{kills} kills ({single} of one rank), before the first object {left_nothing}, objects there \
-             {left_objects}, records there {left_records}, committed and not told {left_committed}; {saves} saves \
-             committed, {pruned} objects pruned; {lost} lost, {mixed} mixed, {stuck} stuck"
+             {left_objects}, records there {left_records}, committed and not told {left_committed}; {gave_up} \
+             jobs gave up before; {saves} saves committed, {pruned} objects pruned; {lost} lost, {mixed} mixed, {stuck} stuck"
         )
     }
 }
@@ -183,11 +188,23 @@ impl<'a> Lane<'a> {
         (self.random >> 33) % below
     }
 
+    /// Starts jobs until one was killed. One that gave up before, since the machine is too busy for its ranks to answer in
+    /// time, is looked at as if it had been.
     fn kill_once(&mut self) -> Result<(), Failure> {
+        for _ in 0..GIVEN_UP_MAX {
+            if self.run_job()? {
+                return Ok(());
+            }
+        }
+        Err(format!("{GIVEN_UP_MAX} jobs in a row gave up before they could be killed").into())
+    }
+
+    /// Whether a job could be killed.
+    fn run_job(&mut self) -> Result<bool, Failure> {
         let Campaign { program, environment, .. } = *self.campaign;
         let name = format!("kill-{}", self.seen.kills);
         let mut job = Job::start(program, &self.url, environment, &name, self.newest + 1)?;
-        self.wait_for_the_moment(&mut job)?;
+        let waited = self.wait_for_the_moment(&mut job);
         if self.draw(4) == 0 {
             self.prune(AGE_LIMIT)?;
         }
@@ -195,9 +212,13 @@ impl<'a> Lane<'a> {
         let one = self.draw(2) == 0;
         let victims: Vec<u32> =
             (first..first + if one { 1 } else { RANKS }).map(|rank| rank % RANKS).collect();
-        job.kill(&victims)?;
-        self.seen.kills += 1;
-        self.seen.single += u64::from(one);
+        let is_killed = match waited.and_then(|()| job.kill(&victims)) {
+            Err(failure) if failure.is::<GaveUp>() => false,
+            killed => killed.map(|()| true)?,
+        };
+        self.seen.gave_up += u64::from(!is_killed);
+        self.seen.kills += u64::from(is_killed);
+        self.seen.single += u64::from(is_killed && one);
         let ended = job.wait(STUCK_AFTER)?;
         self.save_duration = job.save_duration().unwrap_or(self.save_duration);
         let (reported, errors) = job.last_words();
@@ -205,18 +226,20 @@ impl<'a> Lane<'a> {
             None => self.seen.stuck += 1,
             Some(ended) => {
                 for (rank, status) in (0..).zip(ended) {
-                    if !victims.contains(&rank) && status.code() != Some(ENDED_WITH_ERROR) {
+                    // Of a job that gave up, whoever was left was ended.
+                    let is_survivor = is_killed && !victims.contains(&rank);
+                    if is_survivor && status.code() != Some(ENDED_WITH_ERROR) {
                         return Err(format!("rank {rank}, not killed, ended with {status}\n{errors}").into());
                     }
                 }
             }
         }
-        self.look(reported)?;
-        if self.seen.kills.is_multiple_of(PRUNE_EVERY) {
+        self.look(reported, is_killed)?;
+        if is_killed && self.seen.kills.is_multiple_of(PRUNE_EVERY) {
             // All have ended: nobody is saving.
             self.prune(Duration::ZERO)?;
         }
-        Ok(())
+        Ok(is_killed)
     }
 
     /// One time in eight while the ranks find each other, else during one of the first saves or just after it: early,
@@ -236,7 +259,7 @@ impl<'a> Lane<'a> {
     }
 
     /// Compares the run with what the ranks had reported.
-    fn look(&mut self, reported: u64) -> Result<(), Failure> {
+    fn look(&mut self, reported: u64, is_killed: bool) -> Result<(), Failure> {
         let step = match newest_complete(&self.run, None) {
             Ok(_) => {
                 let (step, equal) = load_newest(&self.run)?;
@@ -259,7 +282,7 @@ impl<'a> Lane<'a> {
             false if new.any(|name| name.ends_with(".part.json")) => &mut self.seen.left_records,
             false => &mut self.seen.left_objects,
         };
-        *phase += 1;
+        *phase += u64::from(is_killed);
         self.leftovers = names;
         self.newest = step.max(self.newest);
         Ok(())

@@ -1,6 +1,6 @@
 //! The processes of one job: started, listened to, killed, waited for.
 
-use super::{Failure, RANKS};
+use super::{ENDED_WITH_ERROR, Failure, RANKS};
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -44,6 +44,18 @@ pub(super) struct Job {
     /// How long a save of rank 0 took, the last one heard of.
     save_duration: Option<Duration>,
 }
+
+/// The job ended because its ranks did not answer each other in time.
+#[derive(Debug)]
+pub(super) struct GaveUp(String);
+
+impl std::fmt::Display for GaveUp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for GaveUp {}
 
 impl Job {
     /// Starts all ranks. Rank 0 comes first and chooses the port, so that no other process can have it.
@@ -156,10 +168,15 @@ impl Job {
         Ok(())
     }
 
+    /// Errors: [`GaveUp`] for a rank that ended because it waited in vain; any other for what else ended one.
     fn all_alive(&mut self) -> Result<(), Failure> {
         for rank in 0..self.children.len() {
             if let Some(status) = self.children[rank].try_wait()? {
-                return Err(self.fails(&format!("rank {rank} ended by itself, before a kill: {status}")));
+                let failure = self.fails(&format!("rank {rank} ended by itself, before a kill: {status}"));
+                // Of all ends that nobody caused only this one is none of the program's: it waited in vain.
+                let is_late =
+                    status.code() == Some(ENDED_WITH_ERROR) && failure.to_string().contains("RanksMissing");
+                return Err(if is_late { GaveUp(failure.to_string()).into() } else { failure });
             }
         }
         Ok(())

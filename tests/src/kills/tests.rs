@@ -35,18 +35,18 @@ fn on_disk(test: impl FnOnce(&mut Lane<'_>)) {
 #[test]
 fn what_is_lost_is_counted() {
     on_disk(|lane| {
-        lane.look(0).unwrap();
+        lane.look(0, true).unwrap();
         assert_eq!(lane.seen, Seen { left_nothing: 1, ..Seen::default() });
-        lane.look(1).unwrap();
+        lane.look(1, true).unwrap();
         assert_eq!(lane.seen.lost, 1);
         save(lane, 4, 4);
-        lane.look(4).unwrap();
+        lane.look(4, true).unwrap();
         assert_eq!((lane.seen.lost, lane.seen.saves, lane.newest), (1, 4, 4));
-        lane.look(5).unwrap();
+        lane.look(5, true).unwrap();
         assert_eq!(lane.seen.lost, 2);
         // A step that was seen, and is gone.
         save(lane, 7, 7);
-        lane.look(0).unwrap();
+        lane.look(0, true).unwrap();
         assert_eq!((lane.seen.lost, lane.seen.left_committed), (2, 1));
         lane.prune(Duration::ZERO).unwrap();
         assert!(lane.seen.pruned > 0);
@@ -55,7 +55,7 @@ fn what_is_lost_is_counted() {
         for object in lane.run.store.list(&lane.run.key).unwrap() {
             lane.run.store.remove(&object.key).unwrap();
         }
-        lane.look(0).unwrap();
+        lane.look(0, true).unwrap();
         assert_eq!((lane.seen.lost, lane.seen.mixed), (3, 0));
     });
 }
@@ -64,7 +64,7 @@ fn what_is_lost_is_counted() {
 fn what_is_of_two_steps_is_counted() {
     on_disk(|lane| {
         save(lane, 1, 2);
-        lane.look(1).unwrap();
+        lane.look(1, true).unwrap();
         assert_eq!((lane.seen.mixed, lane.seen.lost), (1, 0));
     });
 }
@@ -77,14 +77,14 @@ fn what_was_left_is_told_by_its_names() {
             let key = lane.run.key.join("step-2").unwrap().join(name).unwrap();
             lane.run.store.put(&key, b"some").unwrap();
         };
-        lane.look(1).unwrap();
+        lane.look(1, true).unwrap();
         put(lane, "a/r00000-0000.safetensors");
-        lane.look(1).unwrap();
+        lane.look(1, true).unwrap();
         put(lane, "b/r00001-0000.safetensors");
         put(lane, "b/r00001.part.json");
-        lane.look(1).unwrap();
+        lane.look(1, true).unwrap();
         // Nothing that was not there before.
-        lane.look(1).unwrap();
+        lane.look(1, true).unwrap();
         let Seen { left_nothing, left_objects, left_records, left_committed, .. } = lane.seen;
         assert_eq!((left_nothing, left_objects, left_records, left_committed), (2, 1, 1, 0));
     });
