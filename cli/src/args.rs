@@ -2,6 +2,8 @@
 
 use crate::error::{CliError, Result};
 use crate::place;
+use convert::dialect::{DIALECTS, Dialect};
+use convert::spec::Model;
 use dcp::convert::ConvertOptions;
 use dcp::copy::CopyOptions;
 use dcp::format::{FORMATS, Format, WriteOptions};
@@ -130,6 +132,60 @@ impl Destination {
 /// Whether a format holds whole tensors by default: those do that can be a single file named after them.
 pub(crate) fn holds_whole_tensors(format: &dyn Format) -> bool {
     format.single_file(format.name())
+}
+
+/// Which model a checkpoint is of.
+#[derive(clap::Args, Debug)]
+pub(crate) struct ModelChoice {
+    /// The model, FAMILY:FLAVOR as in TorchTitan: llama3:8B
+    #[arg(long, value_name = "MODEL", conflicts_with = "config")]
+    model: Option<String>,
+    /// A config.json of transformers that describes the model
+    #[arg(long, value_name = "FILE")]
+    config: Option<String>,
+}
+
+impl ModelChoice {
+    /// Largest config.json.
+    const CONFIG_BYTES_MAX: u64 = 16 << 20;
+
+    /// The model that was named, or that the config.json describes: the one that was named, or the one in `folder`.
+    pub(crate) fn model(&self, folder: Option<&Place>) -> Result<Model> {
+        if let Some(name) = &self.model {
+            return Ok(convert::families::by_name(name)?);
+        }
+        let place = match (&self.config, folder) {
+            (Some(config), _) => place::open(config)?,
+            (None, Some(folder)) => {
+                Place { store: folder.store.clone(), key: folder.key.join("config.json")? }
+            }
+            (None, None) => return Err(Self::unnamed()),
+        };
+        let json = match place.store.get(&place.key, Self::CONFIG_BYTES_MAX) {
+            Err(dcp::Error::NotFound { .. }) if self.config.is_none() => return Err(Self::unnamed()),
+            json => json?,
+        };
+        let json = String::from_utf8_lossy(&json);
+        Ok(convert::families::of_config(&place.display(), &json)?)
+    }
+
+    fn unnamed() -> CliError {
+        CliError::Usage {
+            message: "it is not said which model this is, and there is no config.json".to_owned(),
+            hint: Some(format!(
+                "name it with --model or --config; known: {}",
+                convert::families::names().join(", ")
+            )),
+        }
+    }
+}
+
+/// The dialect of this name.
+pub(crate) fn dialect(name: &str) -> Result<&'static Dialect, String> {
+    convert::dialect::by_name(name).ok_or_else(|| {
+        let known: Vec<_> = DIALECTS.iter().map(|dialect| dialect.name).collect();
+        format!("known: {}", known.join(", "))
+    })
 }
 
 /// The format with this name.

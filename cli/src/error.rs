@@ -32,6 +32,9 @@ pub(crate) enum CliError {
     /// The library's error, with a hint where this command knows a better one than the error's kind gives.
     #[error(transparent)]
     Dcp(#[from] Error),
+    /// An error about models and their names.
+    #[error(transparent)]
+    Convert(#[from] convert::Error),
     /// The library's error, with a hint of the command.
     #[error("{error}")]
     Hinted { error: Box<Error>, hint: String },
@@ -82,25 +85,28 @@ impl CliError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            CliError::Dcp(error) => hint(error).map(str::to_owned),
+            CliError::Dcp(error) | CliError::Convert(convert::Error::Dcp(error)) => {
+                hint(error).map(str::to_owned)
+            }
             CliError::Hinted { hint, .. } => Some(hint.clone()),
             CliError::Usage { hint, .. } => hint.clone(),
-            CliError::Output(_) => None,
+            CliError::Convert(_) | CliError::Output(_) => None,
         }
     }
 
     fn exit_code(&self) -> u8 {
         match self {
-            CliError::Dcp(error) => exit_code(error),
-            CliError::Hinted { error, .. } => exit_code(error),
+            CliError::Dcp(error) => exit_code(error.kind()),
+            CliError::Convert(error) => exit_code(error.kind()),
+            CliError::Hinted { error, .. } => exit_code(error.kind()),
             CliError::Usage { .. } => 2,
             CliError::Output(_) => 4,
         }
     }
 }
 
-fn exit_code(error: &Error) -> u8 {
-    match error.kind() {
+fn exit_code(kind: ErrorKind) -> u8 {
+    match kind {
         ErrorKind::Usage => 2,
         ErrorKind::Data => 3,
         ErrorKind::Io => 4,

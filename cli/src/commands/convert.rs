@@ -37,15 +37,17 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     let whole = destination.holds_whole_tensors() && !args.sharded;
     options.sharding = if whole { Sharding::Whole } else { Sharding::Keep };
     let reader = format::open(&place::open(&args.src)?)?;
-    copy(&*reader, &destination, options, &args.copying)
+    copy(&*reader, &destination, options, &args.copying, &[])
 }
 
-/// Plans, copies and reports; what `convert` and `reshard` share.
+/// Plans, copies and reports; what all commands that write a checkpoint share. `beside` are small files that are put next to
+/// it before it exists.
 pub(super) fn copy(
     reader: &dyn Reader,
     destination: &Destination,
     mut options: ConvertOptions,
     copying: &Copying,
+    beside: &[(String, Vec<u8>)],
 ) -> Result<Outcome> {
     options.write.file_name = destination.file_name.clone();
     let conversion = plan(reader, &destination.place, destination.format, &options)?;
@@ -63,6 +65,9 @@ pub(super) fn copy(
     let (report, seconds) = if copying.dry_run {
         (conversion.report().clone(), None)
     } else {
+        for (name, bytes) in beside {
+            destination.place.store.put(&destination.place.key.join(name)?, bytes)?;
+        }
         let meter = Meter::start("writing", conversion.report().tensor_bytes);
         let report = conversion.run(&meter)?;
         (report, Some(meter.finish()))

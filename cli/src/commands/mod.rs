@@ -4,13 +4,18 @@ mod cat;
 mod convert;
 mod cp;
 mod diff;
+mod from_hf;
 mod inspect;
 mod ls;
 mod prune;
 mod reshard;
+mod seed;
+mod to_hf;
 mod verify;
 
 use crate::error::{Outcome, Result};
+use crate::ui;
+use std::collections::BTreeMap;
 
 /// Every command.
 #[derive(clap::Subcommand)]
@@ -22,6 +27,9 @@ pub(crate) enum Command {
     Diff(diff::Args),
     Convert(convert::Args),
     Reshard(reshard::Args),
+    ToHf(to_hf::Args),
+    FromHf(from_hf::Args),
+    Seed(seed::Args),
     Cp(cp::Args),
     Prune(prune::Args),
 }
@@ -37,8 +45,23 @@ impl Command {
             Command::Diff(args) => diff::run(args),
             Command::Convert(args) => convert::run(args),
             Command::Reshard(args) => reshard::run(args),
+            Command::ToHf(args) => to_hf::run(args),
+            Command::FromHf(args) => from_hf::run(args),
+            Command::Seed(args) => seed::run(args),
             Command::Cp(args) => cp::run(args),
             Command::Prune(args) => prune::run(args),
         }
+    }
+}
+
+/// Tells what was left out, by reason.
+fn note_left_out(left_out: &[(String, &'static str)]) {
+    let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (name, why) in left_out {
+        by_reason.entry(why).or_default().push(name);
+    }
+    for (why, names) in by_reason {
+        let (count, first) = (ui::count(names.len(), "tensor"), ui::printable(names[0]));
+        ui::note(format_args!("left out: {count} {why}, the first: {first}"));
     }
 }

@@ -88,5 +88,5 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
         cp: args.cp,
         tp: args.tp,
     });
-    copy(&*reader, &destination, options, &args.copying)
+    copy(&*reader, &destination, options, &args.copying, &[])
 }

@@ -31,6 +31,13 @@ static TABLES: &[Table] = &[
         mark: "impl Storage for ",
         exempt: &["conformance", "counting", "faulty", "memory"],
     },
+    Table {
+        folder: "convert/src/families",
+        file: "mod.rs",
+        item: "pub static FAMILIES",
+        mark: "impl Family for ",
+        exempt: &[],
+    },
 ];
 
 /// Plugins that their table does not list.

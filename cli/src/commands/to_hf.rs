@@ -1,0 +1,94 @@
+//! `titan-ckpt to-hf`: a training checkpoint for Hugging Face.
+
+use super::convert::copy;
+use crate::args::{Copying, Destination, ModelChoice, format_named};
+use crate::error::{CliError, Outcome, Result};
+use crate::place;
+use crate::ui;
+use convert::exchange::{check_tied, outward};
+use dcp::convert::Sharding;
+use dcp::format::{self, Reader};
+use dcp::model::DType;
+use dcp::storage::Place;
+use serde_json::json;
+use std::sync::Arc;
+
+/// Largest file that is copied beside the weights.
+const ASSET_BYTES_MAX: u64 = 256 << 20;
+/// Files beside the weights that are copied as they are, by name and by how the name begins.
+const ASSETS: &[&str] = &[
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "vocab.json",
+];
+const ASSET_PREFIX: &str = "tokenizer";
+
+/// Export a training checkpoint for Hugging Face
+///
+/// Names, rotary layout, experts and heads become those of transformers; the optimizer is left out. Writes safetensors with
+/// an index, and config.json. Every name must be of the model, and every name of the model must be there.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// The checkpoint, of any format and sharding
+    src: String,
+    /// Folder to write
+    dst: String,
+    #[command(flatten)]
+    model: ModelChoice,
+    /// Folder with config.json, and with tokenizer files, which are copied
+    #[arg(long, value_name = "DIR")]
+    hf_assets: Option<String>,
+    #[command(flatten)]
+    copying: Copying,
+}
+
+pub(crate) fn run(args: &Args) -> Result<Outcome> {
+    let destination = Destination::new(&args.dst, Some(format_named("safetensors")?))?;
+    if destination.file_name.is_some() {
+        return Err(CliError::usage("an export is a folder, with config.json beside the weights"));
+    }
+    let assets = args.hf_assets.as_deref().map(place::open).transpose()?;
+    let model = args.model.model(assets.as_ref())?;
+    let source: Arc<dyn Reader> = format::open(&place::open(&args.src)?)?;
+    let (view, report) = outward(&model, source.clone())?;
+    ui::note(format_args!("{}, names of {}", model.name(), report.dialect));
+    super::note_left_out(&report.left_out);
+    check_tied(&*source, &model, &report)?;
+    let mut options = args.copying.options()?;
+    options.sharding = Sharding::Whole;
+    let dtype =
+        options.dtype.or_else(|| view.catalog().tensors.values().next().map(|tensor| tensor.spec.dtype));
+    let mut beside = vec![("config.json".to_owned(), config(&model.config, dtype)?)];
+    if let Some(assets) = &assets {
+        beside.extend(tokenizer_files(assets)?);
+    }
+    copy(&view, &destination, options, &args.copying, &beside)
+}
+
+/// The config with the type of what is written; what it said of quantisation is no longer so.
+fn config(config: &convert::spec::Config, dtype: Option<DType>) -> Result<Vec<u8>> {
+    let mut config = config.clone();
+    config.remove("quantization_config");
+    if let Some(dtype) = dtype {
+        let name = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
+        config.insert(name.to_owned(), json!(dtype.name()));
+    }
+    let mut bytes = serde_json::to_vec_pretty(&config).map_err(std::io::Error::from)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+fn tokenizer_files(assets: &Place) -> Result<Vec<(String, Vec<u8>)>> {
+    let mut found = Vec::new();
+    for object in assets.store.list(&assets.key)? {
+        let Some(name) = object.key.below(&assets.key) else { continue };
+        if ASSETS.contains(&name) || (name.starts_with(ASSET_PREFIX) && !name.contains('/')) {
+            found.push((name.to_owned(), assets.store.get(&object.key, ASSET_BYTES_MAX)?));
+        }
+    }
+    Ok(found)
+}

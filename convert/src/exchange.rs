@@ -1,0 +1,275 @@
+//! A checkpoint of one side as a view with the names of the other.
+//!
+//! Every name must fit: what the model has and the checkpoint lacks, what the checkpoint has and the model does not know,
+//! and every other shape is an error, all in one. What is left out on purpose is listed with its reason.
+
+use crate::dialect::{DIALECTS, Dialect};
+use crate::error::{Error, Problem, Result};
+use crate::link::Link;
+use crate::spec::{Direction, Model};
+use crate::view::{Part, Tensors, View};
+use dcp::copy::TensorReader;
+use dcp::format::Reader;
+use dcp::layout::Region;
+use dcp::model::{Catalog, DType, Fqn, FqnFilter, TensorSpec};
+use indexmap::IndexMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+/// What a training checkpoint holds beside the model, and what is computed anew: never part of an exchange.
+const LEFT_BEHIND: &[(&str, &str)] = &[
+    ("optimizer.*", "of the optimizer"),
+    ("lr_scheduler.*", "of the schedule"),
+    ("dataloader.*", "of the data loader"),
+    ("train_state.*", "of the trainer"),
+    ("*freqs_cis", "computed from the config"),
+    ("*rope.cache", "computed from the config"),
+    ("*.moe.tokens_per_expert*", "a counter of one step"),
+];
+
+/// Bytes of two tensors that are compared at a time.
+const COMPARED_BYTES: u64 = 8 << 20;
+
+/// What came with an exchange.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Report {
+    /// The dialect of the native names.
+    pub dialect: &'static str,
+    /// Names that were left out, each with the reason.
+    pub left_out: Vec<(String, &'static str)>,
+    /// Names that begin as zeros, since the source has none.
+    pub zeros: Vec<String>,
+    /// Head and embedding of the source that must be equal, as one of them is written.
+    pub must_be_equal: Option<(String, String)>,
+}
+
+/// A native checkpoint with the outside's names.
+///
+/// Errors: [`Error::WrongNames`] with every name that does not fit; what opening its tensors gives.
+pub fn outward(model: &Model, source: Arc<dyn Reader>) -> Result<(View, Report)> {
+    let names = Names::detect(model, source.catalog());
+    let mut report = Report { dialect: names.dialect.name, ..Report::default() };
+    let mut fitting = Fitting::new(source.catalog());
+    let native_only: HashMap<_, _> =
+        model.native_only.iter().map(|(fqn, why)| (fqn.as_str(), *why)).collect();
+    for param in &model.params {
+        let name = names.of(&param.fqn);
+        let is_head = model.tied.as_ref().is_some_and(|tied| tied.head == param.fqn);
+        let is_optional = is_head || native_only.contains_key(param.fqn.as_str());
+        if !fitting.expect(&name, &param.shape, is_optional) {
+            continue;
+        }
+        if let Some(why) = native_only.get(param.fqn.as_str()) {
+            report.left_out.push((name, why));
+        } else if let (true, Some(tied)) = (is_head, &model.tied) {
+            report.left_out.push((name.clone(), "one with the embedding"));
+            report.must_be_equal = Some((name, names.of(&tied.embedding)));
+        }
+    }
+    fitting.rest(LEFT_BEHIND, &mut report)?;
+    let mut tensors = Vec::new();
+    for (link, direction) in &model.links {
+        if *direction == Direction::Both {
+            let part = (names.of(&link.native.name), link.outward());
+            tensors.push((link.outside.name.clone(), link.outside.shape(&link.extent), part));
+        }
+    }
+    let tensors = fitting.tensors(tensors)?;
+    fitting.finish(&source.place().display(), model)?;
+    Ok((View::new(source, tensors.finish())?, report))
+}
+
+/// An outside checkpoint with native names of a dialect.
+///
+/// Errors: as [`outward`].
+pub fn inward(model: &Model, source: Arc<dyn Reader>, dialect: &'static Dialect) -> Result<(View, Report)> {
+    let mut report = Report { dialect: dialect.name, ..Report::default() };
+    let mut fitting = Fitting::new(source.catalog());
+    for (name, shape) in outside_shapes(model.links.iter().map(|(link, _)| link)) {
+        fitting.expect(&name, &shape, false);
+    }
+    if let Some(tied) = &model.tied
+        && let Some(head) = source.catalog().tensors.get(tied.outside_head.as_str())
+    {
+        fitting.expect(&tied.outside_head, &head.spec.shape, true);
+        report.left_out.push((tied.outside_head.clone(), "one with the embedding"));
+        let embedding = model.links.iter().find(|(link, _)| link.native.name == tied.embedding);
+        report.must_be_equal =
+            embedding.map(|(link, _)| (tied.outside_head.clone(), link.outside.name.clone()));
+    }
+    fitting.rest(&model.outside_only, &mut report)?;
+    let native_only: HashSet<&str> = model.native_only.iter().map(|(fqn, _)| fqn.as_str()).collect();
+    let mut by_param: HashMap<&str, Vec<&Link>> = HashMap::new();
+    for (link, _) in &model.links {
+        by_param.entry(link.native.name.as_str()).or_default().push(link);
+    }
+    let mut parts = Vec::new();
+    for param in &model.params {
+        let name = dialect.name_of(&param.fqn);
+        for link in by_param.get(param.fqn.as_str()).into_iter().flatten() {
+            parts.push((name.clone(), param.shape.clone(), (link.outside.name.clone(), link.inward())));
+        }
+    }
+    let mut tensors = fitting.tensors(parts)?;
+    for param in model.params.iter().filter(|param| native_only.contains(param.fqn.as_str())) {
+        let name = dialect.name_of(&param.fqn);
+        let spec = TensorSpec::new(param.dtype.unwrap_or(DType::F32), param.shape.clone());
+        tensors.add(Fqn::from(name.as_str()), spec, Part::Zeros);
+        report.zeros.push(name);
+    }
+    fitting.finish(&source.place().display(), model)?;
+    Ok((View::new(source, tensors.finish())?, report))
+}
+
+/// The outside's tensors with their shapes.
+fn outside_shapes<'a>(links: impl Iterator<Item = &'a Link>) -> IndexMap<String, Vec<u64>> {
+    let mut shapes: IndexMap<String, Vec<u64>> = IndexMap::new();
+    for link in links {
+        let shape = link.outside.shape(&link.extent);
+        let found = shapes.entry(link.outside.name.clone()).or_insert_with(|| shape.clone());
+        found.iter_mut().zip(shape).for_each(|(found, shape)| *found = (*found).max(shape));
+    }
+    shapes
+}
+
+/// Compares head and embedding where [`Report::must_be_equal`] asks for it.
+///
+/// Errors: [`Error::NotTied`]; what reading gives.
+pub fn check_tied(source: &dyn Reader, model: &Model, report: &Report) -> Result<()> {
+    let Some((head, embedding)) = &report.must_be_equal else { return Ok(()) };
+    let differs = || Error::NotTied {
+        root: source.place().display(),
+        head: head.clone(),
+        embedding: embedding.clone(),
+        model: model.name(),
+    };
+    let (first, second) = (TensorReader::new(source, head)?, TensorReader::new(source, embedding)?);
+    if first.spec() != second.spec() {
+        return Err(differs());
+    }
+    let element_bytes = first.spec().dtype.block_bytes();
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    for strip in Region::whole(&first.spec().shape).strips((COMPARED_BYTES / element_bytes).max(1)) {
+        let byte_len = (strip.elements() * element_bytes) as usize;
+        left.resize(byte_len, 0);
+        right.resize(byte_len, 0);
+        first.read(&strip, &mut left)?;
+        second.read(&strip, &mut right)?;
+        if left != right {
+            return Err(differs());
+        }
+    }
+    Ok(())
+}
+
+/// How a checkpoint names parameters: its dialect, and what comes before the names.
+#[derive(Clone, Copy, Debug)]
+struct Names {
+    dialect: &'static Dialect,
+    /// TorchTitan 0.1 kept the model below this key.
+    prefix: &'static str,
+}
+
+impl Names {
+    /// The names that most parameters have.
+    fn detect(model: &Model, catalog: &Catalog) -> Self {
+        let all = ["", "model."]
+            .iter()
+            .flat_map(|prefix| DIALECTS.iter().map(move |dialect| Names { dialect, prefix }));
+        let count = |names: &Names| {
+            model
+                .params
+                .iter()
+                .filter(|param| catalog.tensors.contains_key(names.of(&param.fqn).as_str()))
+                .count()
+        };
+        // Of equals the first.
+        let otherwise = Names { dialect: &DIALECTS[0], prefix: "" };
+        all.rev().max_by_key(count).unwrap_or(otherwise)
+    }
+
+    fn of(&self, fqn: &str) -> String {
+        format!("{}{}", self.prefix, self.dialect.name_of(fqn))
+    }
+}
+
+/// The names of a checkpoint against those that are expected.
+struct Fitting<'a> {
+    catalog: &'a Catalog,
+    expected: HashSet<String>,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Fitting<'a> {
+    fn new(catalog: &'a Catalog) -> Self {
+        Fitting { catalog, expected: HashSet::new(), problems: Vec::new() }
+    }
+
+    /// Whether a tensor of this name is there.
+    fn expect(&mut self, name: &str, shape: &[u64], is_optional: bool) -> bool {
+        self.expected.insert(name.to_owned());
+        match self.catalog.tensors.get(name) {
+            None => {
+                if !is_optional {
+                    self.problems.push(Problem::Missing(name.to_owned()));
+                }
+                false
+            }
+            Some(tensor) => {
+                if tensor.spec.shape != shape {
+                    let (found, expected) = (tensor.spec.shape.clone(), shape.to_vec());
+                    self.problems.push(Problem::Shape { name: name.to_owned(), found, expected });
+                }
+                true
+            }
+        }
+    }
+
+    /// What is there and was not expected: left out where a pattern says so, otherwise a problem.
+    fn rest(&mut self, left_out: &[(&str, &'static str)], report: &mut Report) -> Result<()> {
+        let filter =
+            |&(pattern, why): &(&str, &'static str)| Ok((FqnFilter::new(&[pattern.to_owned()], &[])?, why));
+        let filters = left_out.iter().map(filter).collect::<dcp::Result<Vec<_>>>()?;
+        for name in self.catalog.tensors.keys().filter(|name| !self.expected.contains(name.as_str())) {
+            match filters.iter().find(|(filter, _)| filter.matches(name.as_str())) {
+                Some((_, why)) => report.left_out.push((name.to_string(), why)),
+                None => self.problems.push(Problem::Unmatched(name.to_string())),
+            }
+        }
+        Ok(())
+    }
+
+    /// The tensors of a view; each part has the target's name and shape, the source's name and the pieces.
+    fn tensors(&mut self, parts: Vec<(String, Vec<u64>, (String, crate::link::Pieces))>) -> Result<Tensors> {
+        let mut shapes: HashMap<&str, Vec<u64>> = HashMap::new();
+        let mut types: HashMap<&str, DType> = HashMap::new();
+        for (target, shape, (source, _)) in &parts {
+            let found = shapes.entry(target).or_insert_with(|| shape.clone());
+            found.iter_mut().zip(shape).for_each(|(found, shape)| *found = (*found).max(*shape));
+            let Some(tensor) = self.catalog.tensors.get(source.as_str()) else { continue };
+            if *types.entry(target).or_insert(tensor.spec.dtype) != tensor.spec.dtype {
+                self.problems.push(Problem::Types(target.clone()));
+            }
+        }
+        let mut tensors = Tensors::default();
+        for (target, _, (source, pieces)) in &parts {
+            let Some(dtype) = types.get(target.as_str()) else { continue };
+            let spec = TensorSpec::new(*dtype, shapes[target.as_str()].clone());
+            let part = Part::Linked { source: Fqn::from(source.as_str()), pieces: pieces.clone() };
+            tensors.add(Fqn::from(target.as_str()), spec, part);
+        }
+        self.problems.sort();
+        self.problems.dedup();
+        Ok(tensors)
+    }
+
+    fn finish(self, root: &str, model: &Model) -> Result<()> {
+        match self.problems.is_empty() {
+            true => Ok(()),
+            false => {
+                let (root, model) = (root.to_owned(), model.name());
+                Err(Error::WrongNames { root, model, problems: self.problems })
+            }
+        }
+    }
+}

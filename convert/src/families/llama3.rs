@@ -1,0 +1,194 @@
+//! Llama 3, 3.1 and 3.2.
+//!
+//! Source: torchtitan/models/llama3, v0.2.2; transformers/models/llama, 5.23. The native module turns pairs of neighbours,
+//! transformers two halves of a head: the rows of wq and wk are permuted.
+
+use super::Family;
+use super::config::Reading;
+use super::decoder::{Attention, Builder};
+use crate::error::Result;
+use crate::spec::{Config, Model};
+use serde_json::{Value, json};
+
+/// The family.
+#[derive(Debug)]
+pub(super) struct Llama3;
+
+/// Sizes and settings.
+#[derive(Clone, Debug)]
+struct Sizes {
+    dim: u64,
+    layers: u64,
+    heads: u64,
+    kv_heads: u64,
+    hidden: u64,
+    vocabulary: u64,
+    is_tied: bool,
+    norm_eps: f64,
+    rope_theta: f64,
+    rope_scaling: Value,
+    position_max: u64,
+}
+
+/// Name; dim, layers, heads, key and value heads, hidden, vocabulary; tied.
+type Flavor = (&'static str, [u64; 6], bool);
+
+const FLAVORS: &[Flavor] = &[
+    ("debugmodel", [256, 6, 16, 16, 768, 2048], false),
+    ("1B", [2048, 16, 32, 8, 8192, 128_256], true),
+    ("3B", [3072, 28, 24, 8, 8192, 128_256], true),
+    ("8B", [4096, 32, 32, 8, 14336, 128_256], false),
+    ("70B", [8192, 80, 64, 8, 28672, 128_256], false),
+    ("405B", [16384, 126, 128, 8, 53248, 128_256], false),
+];
+
+impl Family for Llama3 {
+    fn name(&self) -> &'static str {
+        "llama3"
+    }
+
+    fn flavors(&self) -> Vec<&'static str> {
+        FLAVORS.iter().map(|flavor| flavor.0).collect()
+    }
+
+    fn flavor(&self, name: &str) -> Option<Model> {
+        let &(name, [dim, layers, heads, kv_heads, hidden, vocabulary], is_tied) =
+            FLAVORS.iter().find(|flavor| flavor.0 == name)?;
+        // What the native module computes with, whatever the model was made for: it always scales by 8.
+        let rope_scaling = json!({
+            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        });
+        let (norm_eps, rope_theta, position_max) = (1e-5, 500_000.0, 131_072);
+        let sizes = Sizes {
+            dim,
+            layers,
+            heads,
+            kv_heads,
+            hidden,
+            vocabulary,
+            is_tied,
+            norm_eps,
+            rope_theta,
+            rope_scaling,
+            position_max,
+        };
+        Some(sizes.model(name.to_owned()))
+    }
+
+    fn reads(&self, model_type: &str) -> bool {
+        model_type == "llama"
+    }
+
+    fn of_config(&self, object: &str, config: &Config) -> Result<Model> {
+        let reading = Reading { object, config };
+        reading.must_be_off("attention_bias")?;
+        reading.must_be_off("mlp_bias")?;
+        let (dim, heads) = (reading.size(&["hidden_size"])?, reading.size(&["num_attention_heads"])?);
+        let (rope_theta, rope_scaling) = reading.rope(10_000.0)?;
+        let sizes = Sizes {
+            dim,
+            layers: reading.size(&["num_hidden_layers"])?,
+            heads,
+            kv_heads: reading.size_or("num_key_value_heads", heads)?,
+            hidden: reading.size(&["intermediate_size"])?,
+            vocabulary: reading.size(&["vocab_size"])?,
+            is_tied: reading.flag("tie_word_embeddings")?,
+            norm_eps: reading.number_or("rms_norm_eps", 1e-6)?,
+            rope_theta,
+            rope_scaling,
+            position_max: reading.size_or("max_position_embeddings", 2048)?,
+        };
+        let head_dim = reading.size_or("head_dim", dim / heads)?;
+        if dim % heads != 0 || head_dim != dim / heads || head_dim % 2 != 0 || heads % sizes.kv_heads != 0 {
+            return Err(reading.bad(format!(
+                "{heads} heads of {head_dim} with {} for keys do not make up {dim}; the native module has equal heads of an even size",
+                sizes.kv_heads
+            )));
+        }
+        let mut model = sizes.model(object.to_owned());
+        model.config = config.clone();
+        Ok(model)
+    }
+}
+
+impl Sizes {
+    fn model(&self, flavor: String) -> Model {
+        let Sizes { dim, layers, heads, kv_heads, hidden, vocabulary, is_tied, .. } = *self;
+        let attention =
+            Attention { dim, heads, kv_heads, head_dim: dim / heads, is_permuted: true, has_norms: false };
+        let mut builder = Builder::default();
+        builder.embedding("model.embed_tokens.weight", vocabulary, dim);
+        for layer in 0..layers {
+            let (native, outside) = (format!("layers.{layer}"), format!("model.layers.{layer}"));
+            builder.attention(
+                layer,
+                &format!("{native}.attention"),
+                &format!("{outside}.self_attn"),
+                &attention,
+            );
+            builder.feed_forward(
+                layer,
+                &format!("{native}.feed_forward"),
+                &format!("{outside}.mlp"),
+                dim,
+                hidden,
+            );
+            builder.norm(
+                &format!("{native}.attention_norm.weight"),
+                &format!("{outside}.input_layernorm.weight"),
+                dim,
+            );
+            builder.norm(
+                &format!("{native}.ffn_norm.weight"),
+                &format!("{outside}.post_attention_layernorm.weight"),
+                dim,
+            );
+        }
+        builder.norm("norm.weight", "model.norm.weight", dim);
+        builder.head("model.embed_tokens.weight", vocabulary, dim, is_tied);
+        Model {
+            family: "llama3",
+            flavor,
+            params: builder.params,
+            links: builder.links,
+            native_only: builder.native_only,
+            outside_only: vec![
+                ("*.rotary_emb.inv_freq", "computed from the config"),
+                ("rope.freqs", "computed from the config"),
+            ],
+            tied: builder.tied,
+            config: self.config(),
+        }
+    }
+
+    fn config(&self) -> Config {
+        let config = json!({
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_size": self.dim,
+            "intermediate_size": self.hidden,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": self.dim / self.heads,
+            "vocab_size": self.vocabulary,
+            "rms_norm_eps": self.norm_eps,
+            "rope_theta": self.rope_theta,
+            "rope_scaling": self.rope_scaling,
+            "max_position_embeddings": self.position_max,
+            "tie_word_embeddings": self.is_tied,
+            "hidden_act": "silu",
+            "attention_bias": false,
+            "mlp_bias": false,
+            "attention_dropout": 0.0,
+            "initializer_range": 0.02,
+            "pretraining_tp": 1,
+            "use_cache": true,
+        });
+        match config {
+            Value::Object(config) => config,
+            _ => Config::new(),
+        }
+    }
+}

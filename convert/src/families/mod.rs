@@ -1,0 +1,68 @@
+//! The families. To add one: a file here, a line in the table. `docs/add-a-family.md` shows it.
+
+mod config;
+mod decoder;
+mod llama3;
+mod qwen3;
+#[cfg(test)]
+mod tests;
+
+use crate::error::{Error, Result};
+use crate::spec::{Config, Model};
+
+/// Every family.
+pub static FAMILIES: &[&dyn Family] = &[&llama3::Llama3, &qwen3::Qwen3];
+
+/// One family of models.
+pub trait Family: Sync {
+    /// Its name, as TorchTitan's `model.name`. Never changes once released.
+    fn name(&self) -> &'static str;
+
+    /// The names of its flavors.
+    fn flavors(&self) -> Vec<&'static str>;
+
+    /// The model of a flavor; `None` for a name that is none.
+    fn flavor(&self, name: &str) -> Option<Model>;
+
+    /// Whether it reads the `config.json` of this `model_type`.
+    fn reads(&self, model_type: &str) -> bool;
+
+    /// The model of a `config.json` that it reads. `object` names it in errors.
+    ///
+    /// Errors: [`Error::BadConfig`] for what is missing, and for what the native modules cannot compute.
+    fn of_config(&self, object: &str, config: &Config) -> Result<Model>;
+}
+
+/// The model of `FAMILY:FLAVOR`.
+///
+/// Errors: [`Error::NoSuchModel`], with those there are.
+pub fn by_name(name: &str) -> Result<Model> {
+    let found = name.split_once(':').and_then(|(family, flavor)| {
+        FAMILIES.iter().find(|candidate| candidate.name() == family)?.flavor(flavor)
+    });
+    found.ok_or_else(|| Error::NoSuchModel { name: name.to_owned(), known: names().join(", ") })
+}
+
+/// Every `FAMILY:FLAVOR`.
+pub fn names() -> Vec<String> {
+    let of = |family: &&dyn Family| {
+        let name = family.name();
+        family.flavors().into_iter().map(move |flavor| format!("{name}:{flavor}"))
+    };
+    FAMILIES.iter().flat_map(of).collect()
+}
+
+/// The model of a `config.json`.
+///
+/// Errors: [`Error::BadConfig`].
+pub fn of_config(object: &str, json: &str) -> Result<Model> {
+    let bad = |why: String| Error::BadConfig { object: object.to_owned(), why };
+    let config: Config =
+        serde_json::from_str(json).map_err(|error| bad(format!("not a JSON object: {error}")))?;
+    let model_type = config.get("model_type").and_then(serde_json::Value::as_str);
+    let model_type = model_type.ok_or_else(|| bad("it has no `model_type`".to_owned()))?;
+    match FAMILIES.iter().find(|family| family.reads(model_type)) {
+        Some(family) => family.of_config(object, &config),
+        None => Err(bad(format!("`model_type` is {model_type:?}, of no family that is known"))),
+    }
+}

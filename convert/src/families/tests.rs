@@ -1,0 +1,114 @@
+//! Every family and flavor: sizes as published, and every element of both sides linked once.
+
+use super::*;
+use crate::link::Link;
+use crate::spec::Direction;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Parameters of each flavor, buffers left out, as TorchTitan v0.2.2 counts them; tied heads are parameters of their own.
+#[test]
+fn sizes_are_those_of_torchtitan() {
+    for (name, expected) in [
+        ("llama3:debugmodel", 6_163_712u64),
+        ("llama3:8B", 8_030_261_248),
+        ("llama3:70B", 70_553_706_496),
+        ("llama3:405B", 405_853_388_800),
+        ("qwen3:debugmodel", 31_987_968),
+        ("qwen3:0.6B", 596_049_920),
+        ("qwen3:1.7B", 1_720_574_976),
+        ("qwen3:4B", 4_022_468_096),
+        ("qwen3:8B", 8_190_735_360),
+        ("qwen3:14B", 14_768_307_200),
+        ("qwen3:32B", 32_762_123_264),
+        ("qwen3:debugmodel_moe", 315_758_848),
+        ("qwen3:30B-A3B", 30_532_122_624),
+        ("qwen3:235B-A22B", 235_093_634_560),
+    ] {
+        let model = by_name(name).unwrap();
+        let is_counted = |fqn: &str| {
+            let is_one = model.tied.as_ref().is_some_and(|tied| tied.head == fqn);
+            !is_one && !fqn.ends_with("expert_bias")
+        };
+        let params = model.params.iter().filter(|param| is_counted(&param.fqn));
+        let found: u64 = params.map(|param| param.shape.iter().product::<u64>()).sum();
+        assert_eq!(found, expected, "{name}");
+    }
+}
+
+/// Elements of a link's end, as boxes would be too coarse for a rotary one: sums per tensor, and bounds.
+fn linked<'a>(links: impl Iterator<Item = (&'a Link, bool)>) -> BTreeMap<String, u64> {
+    let mut sums = BTreeMap::new();
+    for (link, is_native) in links {
+        let end = if is_native { &link.native } else { &link.outside };
+        *sums.entry(end.name.clone()).or_insert(0) += link.extent.iter().product::<u64>();
+    }
+    sums
+}
+
+#[test]
+fn every_element_is_linked() {
+    for name in names() {
+        let model = by_name(&name).unwrap();
+        let native = linked(model.links.iter().map(|(link, _)| (link, true)));
+        let without: BTreeSet<&str> = model.native_only.iter().map(|(fqn, _)| fqn.as_str()).collect();
+        for param in &model.params {
+            let expected = param.shape.iter().product::<u64>();
+            let found = native.get(&param.fqn).copied();
+            let is_there =
+                found == Some(expected) || (found.is_none() && without.contains(param.fqn.as_str()));
+            assert!(is_there, "{name}: {} has {found:?} of {expected} elements", param.fqn);
+        }
+        let params: BTreeMap<&str, &[u64]> =
+            model.params.iter().map(|param| (param.fqn.as_str(), &param.shape[..])).collect();
+        assert_eq!(params.len(), model.params.len(), "{name}: a name comes twice");
+        for (link, _) in &model.links {
+            let shape = params[link.native.name.as_str()];
+            let within = link.native.shape(&link.extent);
+            assert!(within.iter().zip(shape).all(|(end, len)| end <= len), "{name}: {}", link.native.name);
+        }
+        let both = model.links.iter().filter(|(_, direction)| *direction == Direction::Both);
+        let outside: u64 = linked(both.clone().map(|(link, _)| (link, false))).values().sum();
+        let native: u64 = linked(both.map(|(link, _)| (link, true))).values().sum();
+        assert_eq!(outside, native, "{name}");
+    }
+}
+
+/// The config that is written describes the model that wrote it.
+#[test]
+fn configs_come_back() {
+    for name in names() {
+        let model = by_name(&name).unwrap();
+        let json = serde_json::to_string(&model.config).unwrap();
+        let back = of_config("config.json", &json).unwrap();
+        assert_eq!(back.params, model.params, "{name}");
+        assert_eq!(back.links, model.links, "{name}");
+        assert_eq!((back.tied, back.config), (model.tied, model.config), "{name}");
+    }
+}
+
+#[test]
+fn configs_that_cannot_be_are_named() {
+    let wrong = |change: fn(&mut Config)| {
+        let mut config = by_name("llama3:8B").unwrap().config;
+        change(&mut config);
+        of_config("config.json", &serde_json::to_string(&config).unwrap()).unwrap_err().to_string()
+    };
+    let set =
+        |config: &mut Config, name: &str, value: serde_json::Value| drop(config.insert(name.into(), value));
+    assert!(wrong(|config| drop(config.remove("hidden_size"))).contains("no `hidden_size`"));
+    assert!(wrong(|config| config["vocab_size"] = "x".into()).contains("`vocab_size` is \"x\""));
+    assert!(wrong(|config| config["vocab_size"] = u64::MAX.into()).contains("expected a size"));
+    assert!(wrong(|config| config["num_attention_heads"] = 33.into()).contains("33 heads"));
+    assert!(wrong(|config| config["attention_bias"] = true.into()).contains("attention_bias"));
+    assert!(wrong(|config| config["model_type"] = "bert".into()).contains("bert"));
+    assert!(wrong(|config| drop(config.remove("model_type"))).contains("no `model_type`"));
+    assert!(of_config("config.json", "[]").unwrap_err().to_string().contains("not a JSON object"));
+    assert!(by_name("llama3:9B").unwrap_err().to_string().contains("llama3:8B"));
+    // Transformers 5 keeps the rotary settings together.
+    let mut config = by_name("qwen3:0.6B").unwrap().config;
+    let old = of_config("config.json", &serde_json::to_string(&config).unwrap()).unwrap();
+    config.remove("rope_theta");
+    set(&mut config, "rope_parameters", serde_json::json!({"rope_type": "default", "rope_theta": 1e6}));
+    let new = of_config("config.json", &serde_json::to_string(&config).unwrap()).unwrap();
+    assert_eq!(new.params, old.params);
+}
