@@ -85,7 +85,8 @@ pub fn outward(model: &Model, source: Arc<dyn Reader>) -> Result<(View, Report)>
 pub fn inward(model: &Model, source: Arc<dyn Reader>, dialect: &'static Dialect) -> Result<(View, Report)> {
     let mut report = Report { dialect: dialect.name, ..Report::default() };
     let mut fitting = Fitting::new(source.catalog());
-    for (name, shape) in outside_shapes(model.links.iter().map(|(link, _)| link)) {
+    let links = links_for(model, source.catalog());
+    for (name, shape) in outside_shapes(links.iter().copied()) {
         fitting.expect(&name, &shape, false);
     }
     if let Some(tied) = &model.tied
@@ -93,14 +94,13 @@ pub fn inward(model: &Model, source: Arc<dyn Reader>, dialect: &'static Dialect)
     {
         fitting.expect(&tied.outside_head, &head.spec.shape, true);
         report.left_out.push((tied.outside_head.clone(), "one with the embedding"));
-        let embedding = model.links.iter().find(|(link, _)| link.native.name == tied.embedding);
-        report.must_be_equal =
-            embedding.map(|(link, _)| (tied.outside_head.clone(), link.outside.name.clone()));
+        let embedding = links.iter().find(|link| link.native.name == tied.embedding);
+        report.must_be_equal = embedding.map(|link| (tied.outside_head.clone(), link.outside.name.clone()));
     }
     fitting.rest(&model.outside_only, &mut report)?;
     let native_only: HashSet<&str> = model.native_only.iter().map(|(fqn, _)| fqn.as_str()).collect();
     let mut by_param: HashMap<&str, Vec<&Link>> = HashMap::new();
-    for (link, _) in &model.links {
+    for link in links {
         by_param.entry(link.native.name.as_str()).or_default().push(link);
     }
     let mut parts = Vec::new();
@@ -119,6 +119,18 @@ pub fn inward(model: &Model, source: Arc<dyn Reader>, dialect: &'static Dialect)
     }
     fitting.finish(&source.place().display(), model)?;
     Ok((View::new(source, tensors.finish())?, report))
+}
+
+/// The links that a source of the outside needs: some of its tensors can be in one of two shapes.
+fn links_for<'a>(model: &'a Model, catalog: &Catalog) -> Vec<&'a Link> {
+    let is_there = |link: &Link| catalog.tensors.contains_key(link.outside.name.as_str());
+    let instead =
+        model.links.iter().filter(|(link, direction)| *direction == Direction::Instead && is_there(link));
+    let replaced: HashSet<&str> = instead.map(|(link, _)| link.native.name.as_str()).collect();
+    let is_taken = |(link, direction): &&(Link, Direction)| {
+        replaced.contains(link.native.name.as_str()) == (*direction == Direction::Instead)
+    };
+    model.links.iter().filter(is_taken).map(|(link, _)| link).collect()
 }
 
 /// The outside's tensors with their shapes.
@@ -226,9 +238,10 @@ impl<'a> Fitting<'a> {
     }
 
     /// What is there and was not expected: left out where a pattern says so, otherwise a problem.
-    fn rest(&mut self, left_out: &[(&str, &'static str)], report: &mut Report) -> Result<()> {
-        let filter =
-            |&(pattern, why): &(&str, &'static str)| Ok((FqnFilter::new(&[pattern.to_owned()], &[])?, why));
+    fn rest<P: AsRef<str>>(&mut self, left_out: &[(P, &'static str)], report: &mut Report) -> Result<()> {
+        let filter = |(pattern, why): &(P, &'static str)| {
+            Ok((FqnFilter::new(&[pattern.as_ref().to_owned()], &[])?, *why))
+        };
         let filters = left_out.iter().map(filter).collect::<dcp::Result<Vec<_>>>()?;
         for name in self.catalog.tensors.keys().filter(|name| !self.expected.contains(name.as_str())) {
             match filters.iter().find(|(filter, _)| filter.matches(name.as_str())) {

@@ -32,6 +32,8 @@ pub enum Direction {
     Both,
     /// From outside to native only: the outside tensor is the source of more than one native tensor.
     InwardOnly,
+    /// From outside to native, in place of those in both directions, where the outside has a tensor of this name.
+    Instead,
 }
 
 /// A model of a family, sized.
@@ -48,7 +50,7 @@ pub struct Model {
     /// Parameters that the outside does not have, and why: dropped on the way out, zeros on the way in.
     pub native_only: Vec<(String, &'static str)>,
     /// Patterns of the outside's names that have no home here, and why; `*` is any run of characters.
-    pub outside_only: Vec<(&'static str, &'static str)>,
+    pub outside_only: Vec<(String, &'static str)>,
     /// Names of head and embedding, native and outside, where one tensor serves as both outside.
     pub tied: Option<Tied>,
     /// What Hugging Face is told of it.

@@ -74,3 +74,11 @@ impl Reading<'_> {
         Ok((theta, if is_plain { Value::Null } else { Value::Object(scaling) }))
     }
 }
+
+/// Names no token that a small vocabulary does not have: transformers refuses one that does.
+pub(super) fn keep_tokens_below(vocabulary: u64, config: &mut Config) {
+    let tokens = config.iter_mut().filter(|(name, _)| name.ends_with("_token_id"));
+    tokens
+        .filter(|(_, token)| token.as_u64() >= Some(vocabulary))
+        .for_each(|(_, token)| *token = Value::Null);
+}

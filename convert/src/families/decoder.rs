@@ -2,7 +2,8 @@
 
 use crate::init::Init;
 use crate::link::Link;
-use crate::spec::{Direction, Param, Tied};
+use crate::spec::{Config, Direction, Model, Param, Tied};
+use dcp::model::DType;
 
 /// The usual spread of a weight.
 pub(super) const STD: f64 = 0.02;
@@ -10,12 +11,26 @@ pub(super) const STD: f64 = 0.02;
 const EMBEDDING: &str = "tok_embeddings.weight";
 
 /// Collects parameters and links, in the order of the outside's files.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Builder {
+    /// The outside's name of the head.
+    pub(super) outside_head: String,
     pub(super) params: Vec<Param>,
     pub(super) links: Vec<(Link, Direction)>,
     pub(super) native_only: Vec<(String, &'static str)>,
     pub(super) tied: Option<Tied>,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Builder {
+            outside_head: "lm_head.weight".to_owned(),
+            params: Vec::new(),
+            links: Vec::new(),
+            native_only: Vec::new(),
+            tied: None,
+        }
+    }
 }
 
 /// Dims of a block.
@@ -29,6 +44,11 @@ pub(super) struct Attention {
     pub(super) is_permuted: bool,
     /// Of the embeddings of each head, before they are turned.
     pub(super) has_norms: bool,
+}
+
+/// The usual start of a weight: TorchTitan's bounds are absolute.
+pub(super) fn normal(std: f64) -> Init {
+    Init::TruncatedNormal { std, bound: 2.0 }
 }
 
 /// The spread of a layer's outputs into the residual stream, counted from 0.
@@ -68,6 +88,51 @@ impl Builder {
         self.link(Link::same(native, outside, shape));
     }
 
+    /// From outside to native in place of the links in both directions, where there is such a tensor.
+    pub(super) fn instead(&mut self, link: Link) {
+        self.links.push((link, Direction::Instead));
+    }
+
+    /// The last parameter has this type whatever the others have.
+    pub(super) fn last_is_always(&mut self, dtype: DType) {
+        self.params.iter_mut().last().into_iter().for_each(|param| param.dtype = Some(dtype));
+    }
+
+    /// The last parameter has one part for each expert.
+    pub(super) fn last_is_of_experts(&mut self) {
+        self.params.iter_mut().last().into_iter().for_each(|param| param.ep_dim = Some(0));
+    }
+
+    /// What balances experts without a loss, where the outside has no such thing.
+    pub(super) fn bias_of_experts(&mut self, native: String, experts: u64) {
+        self.param(&native, &[experts], Init::Zeros, None);
+        self.last_is_always(DType::F32);
+        self.native_only.push((native, "transformers routes without it"));
+    }
+
+    /// The two norms of a block.
+    pub(super) fn block_norms(&mut self, native: &str, outside: &str, dim: u64) {
+        for (ours, theirs) in
+            [("attention_norm", "input_layernorm"), ("ffn_norm", "post_attention_layernorm")]
+        {
+            self.norm(&format!("{native}.{ours}.weight"), &format!("{outside}.{theirs}.weight"), dim);
+        }
+    }
+
+    /// The model of what was collected.
+    pub(super) fn model(self, family: &'static str, flavor: String, config: Config) -> Model {
+        Model {
+            family,
+            flavor,
+            params: self.params,
+            links: self.links,
+            native_only: self.native_only,
+            outside_only: vec![("*.rotary_emb.inv_freq".to_owned(), "computed from the config")],
+            tied: self.tied,
+            config,
+        }
+    }
+
     pub(super) fn norm(&mut self, native: &str, outside: &str, dim: u64) {
         self.same(native, outside, &[dim], Init::Ones, None);
     }
@@ -79,26 +144,27 @@ impl Builder {
 
     /// The head; where it is tied, the embedding is its source on the way in.
     pub(super) fn head(&mut self, outside_embedding: &str, vocabulary: u64, dim: u64, is_tied: bool) {
-        let (native, outside) = ("output.weight", "lm_head.weight");
+        let (native, outside) = ("output.weight", self.outside_head.clone());
         let std = (dim as f64).powf(-0.5);
         let init = Init::TruncatedNormal { std, bound: 3.0 * std };
         self.param(native, &[vocabulary, dim], init, Some(0));
         // One tensor under two names: the head's values.
         let embedding = self.params.iter_mut().find(|param| is_tied && param.fqn == EMBEDDING);
         embedding.into_iter().for_each(|embedding| embedding.init = init);
-        let link = Link::same(native, if is_tied { outside_embedding } else { outside }, &[vocabulary, dim]);
+        let link =
+            Link::same(native, if is_tied { outside_embedding } else { &*outside }, &[vocabulary, dim]);
         self.links.push((link, if is_tied { Direction::InwardOnly } else { Direction::Both }));
         self.tied = is_tied.then(|| Tied {
             head: native.to_owned(),
             embedding: EMBEDDING.to_owned(),
-            outside_head: outside.to_owned(),
+            outside_head: outside,
         });
     }
 
     /// Queries, keys, values and output of `layers.N`.
     pub(super) fn attention(&mut self, layer: u64, native: &str, outside: &str, sizes: &Attention) {
         let Attention { dim, heads, kv_heads, head_dim, .. } = *sizes;
-        let init = Init::TruncatedNormal { std: STD, bound: 2.0 };
+        let init = normal(STD);
         for (name, theirs, heads) in [("wq", "q_proj", heads), ("wk", "k_proj", kv_heads)] {
             let (native, outside) = (format!("{native}.{name}.weight"), format!("{outside}.{theirs}.weight"));
             let shape = [heads * head_dim, dim];
@@ -111,7 +177,7 @@ impl Builder {
         let (ours, theirs) = (format!("{native}.wv.weight"), format!("{outside}.v_proj.weight"));
         self.same(&ours, &theirs, &[kv_heads * head_dim, dim], init, Some(0));
         let (ours, theirs) = (format!("{native}.wo.weight"), format!("{outside}.o_proj.weight"));
-        let init = Init::TruncatedNormal { std: depth_std(layer), bound: 2.0 };
+        let init = normal(depth_std(layer));
         self.same(&ours, &theirs, &[dim, heads * head_dim], init, Some(1));
         if sizes.has_norms {
             for name in ["q_norm", "k_norm"] {
@@ -126,7 +192,7 @@ impl Builder {
             let std = if ours == "w1" { STD } else { depth_std(layer) };
             let (shape, tp_dim) = if ours == "w2" { ([dim, hidden], 1) } else { ([hidden, dim], 0) };
             let (ours, theirs) = (format!("{native}.{ours}.weight"), format!("{outside}.{theirs}.weight"));
-            let init = Init::TruncatedNormal { std, bound: 2.0 };
+            let init = normal(std);
             self.same(&ours, &theirs, &shape, init, Some(tp_dim));
         }
     }
@@ -139,7 +205,7 @@ impl Builder {
             let std = if ours == "w1" { STD } else { depth_std(layer) };
             let (shape, tp_dim) = if ours == "w2" { ([dim, hidden], 2) } else { ([hidden, dim], 1) };
             let native = format!("{native}.{ours}");
-            let init = Init::TruncatedNormal { std, bound: 2.0 };
+            let init = normal(std);
             let param = self.param(&native, &[experts, shape[0], shape[1]], init, Some(tp_dim));
             param.ep_dim = Some(0);
             stack.push((native, theirs, shape));
@@ -149,6 +215,14 @@ impl Builder {
                 let outside = format!("{outside}.{expert}.{theirs}.weight");
                 self.link(Link::same(native.clone(), outside, shape).in_native_stack(expert));
             }
+        }
+        // As transformers 5 holds them in memory, and some repositories on disk: gate above up, one stack.
+        let (gate_up, down) = (format!("{outside}.gate_up_proj"), format!("{outside}.down_proj"));
+        for (native, theirs, shape) in stack {
+            let shape = [experts, shape[0], shape[1]];
+            let start = if theirs == "up_proj" { hidden } else { 0 };
+            let theirs = if theirs == "down_proj" { &down } else { &gate_up };
+            self.instead(Link::same(native, theirs.clone(), &shape).outside_from(&[0, start, 0]));
         }
     }
 }

@@ -134,32 +134,13 @@ impl Sizes {
                 dim,
                 hidden,
             );
-            builder.norm(
-                &format!("{native}.attention_norm.weight"),
-                &format!("{outside}.input_layernorm.weight"),
-                dim,
-            );
-            builder.norm(
-                &format!("{native}.ffn_norm.weight"),
-                &format!("{outside}.post_attention_layernorm.weight"),
-                dim,
-            );
+            builder.block_norms(&native, &outside, dim);
         }
         builder.norm("norm.weight", "model.norm.weight", dim);
         builder.head("model.embed_tokens.weight", vocabulary, dim, is_tied);
-        Model {
-            family: "llama3",
-            flavor,
-            params: builder.params,
-            links: builder.links,
-            native_only: builder.native_only,
-            outside_only: vec![
-                ("*.rotary_emb.inv_freq", "computed from the config"),
-                ("rope.freqs", "computed from the config"),
-            ],
-            tied: builder.tied,
-            config: self.config(),
-        }
+        let mut model = builder.model("llama3", flavor, self.config());
+        model.outside_only.push(("rope.freqs".to_owned(), "computed from the config"));
+        model
     }
 
     fn config(&self) -> Config {

@@ -2,7 +2,11 @@
 
 mod config;
 mod decoder;
+mod deepseek_v3;
+mod flux;
+mod gpt_oss;
 mod llama3;
+mod llama4;
 mod qwen3;
 #[cfg(test)]
 mod tests;
@@ -11,7 +15,14 @@ use crate::error::{Error, Result};
 use crate::spec::{Config, Model};
 
 /// Every family.
-pub static FAMILIES: &[&dyn Family] = &[&llama3::Llama3, &qwen3::Qwen3];
+pub static FAMILIES: &[&dyn Family] = &[
+    &llama3::Llama3,
+    &llama4::Llama4,
+    &deepseek_v3::DeepSeekV3,
+    &gpt_oss::GptOss,
+    &qwen3::Qwen3,
+    &flux::Flux,
+];
 
 /// One family of models.
 pub trait Family: Sync {
@@ -59,8 +70,10 @@ pub fn of_config(object: &str, json: &str) -> Result<Model> {
     let bad = |why: String| Error::BadConfig { object: object.to_owned(), why };
     let config: Config =
         serde_json::from_str(json).map_err(|error| bad(format!("not a JSON object: {error}")))?;
-    let model_type = config.get("model_type").and_then(serde_json::Value::as_str);
-    let model_type = model_type.ok_or_else(|| bad("it has no `model_type`".to_owned()))?;
+    // Diffusers tells the class.
+    let told =
+        config.get("model_type").or_else(|| config.get("_class_name")).and_then(serde_json::Value::as_str);
+    let model_type = told.ok_or_else(|| bad("it has no `model_type`".to_owned()))?;
     match FAMILIES.iter().find(|family| family.reads(model_type)) {
         Some(family) => family.of_config(object, &config),
         None => Err(bad(format!("`model_type` is {model_type:?}, of no family that is known"))),

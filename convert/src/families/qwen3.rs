@@ -4,12 +4,10 @@
 //! nothing is permuted. Heads have a size of their own.
 
 use super::Family;
-use super::config::Reading;
-use super::decoder::{Attention, Builder, depth_std};
+use super::config::{Reading, keep_tokens_below};
+use super::decoder::{Attention, Builder, depth_std, normal};
 use crate::error::Result;
-use crate::init::Init;
 use crate::spec::{Config, Model};
-use dcp::model::DType;
 use serde_json::{Value, json};
 
 /// The family.
@@ -158,35 +156,20 @@ impl Sizes {
                     hidden,
                 ),
                 Some(Experts { count, hidden, .. }) => {
-                    let init = Init::TruncatedNormal { std: depth_std(layer), bound: 2.0 };
+                    let init = normal(depth_std(layer));
                     let (router, gate) =
                         (format!("{native}.moe.router.gate.weight"), format!("{outside}.mlp.gate.weight"));
                     builder.same(&router, &gate, &[count, dim], init, None);
                     let (ours, theirs) = (format!("{native}.moe.experts"), format!("{outside}.mlp.experts"));
                     builder.experts(layer, &ours, &theirs, [count, hidden, dim]);
-                    let bias = format!("{native}.moe.expert_bias");
-                    builder.param(&bias, &[count], Init::Zeros, None).dtype = Some(DType::F32);
-                    builder.native_only.push((bias, "transformers routes without it"));
+                    builder.bias_of_experts(format!("{native}.moe.expert_bias"), count);
                 }
             }
-            for (ours, theirs) in
-                [("attention_norm", "input_layernorm"), ("ffn_norm", "post_attention_layernorm")]
-            {
-                builder.norm(&format!("{native}.{ours}.weight"), &format!("{outside}.{theirs}.weight"), dim);
-            }
+            builder.block_norms(&native, &outside, dim);
         }
         builder.norm("norm.weight", "model.norm.weight", dim);
         builder.head("model.embed_tokens.weight", vocabulary, dim, is_tied);
-        Model {
-            family: "qwen3",
-            flavor,
-            params: builder.params,
-            links: builder.links,
-            native_only: builder.native_only,
-            outside_only: vec![("*.rotary_emb.inv_freq", "computed from the config")],
-            tied: builder.tied,
-            config: self.config(),
-        }
+        builder.model("qwen3", flavor, self.config())
     }
 
     fn config(&self) -> Config {
@@ -221,8 +204,7 @@ impl Sizes {
             "eos_token_id": 151_645,
         });
         let Value::Object(mut config) = config else { return Config::new() };
-        // What the debug models cannot hold is not promised.
-        config.retain(|name, value| !name.ends_with("_token_id") || value.as_u64() < Some(self.vocabulary));
+        keep_tokens_below(self.vocabulary, &mut config);
         if let Some(Experts { count, chosen, hidden }) = self.experts {
             let experts = [
                 ("num_experts", json!(count)),

@@ -13,6 +13,18 @@ fn sizes_are_those_of_torchtitan() {
         ("llama3:8B", 8_030_261_248),
         ("llama3:70B", 70_553_706_496),
         ("llama3:405B", 405_853_388_800),
+        ("llama4:debugmodel", 15_017_216),
+        ("llama4:17bx16e", 107_769_861_120),
+        ("llama4:17bx128e", 400_711_848_960),
+        ("deepseek_v3:debugmodel", 33_014_016),
+        ("deepseek_v3:16B", 15_706_484_224),
+        ("deepseek_v3:236B", 235_741_434_880),
+        ("deepseek_v3:671B", 671_026_404_352),
+        ("gpt_oss:debugmodel", 183_397_920),
+        ("gpt_oss:20b", 20_914_757_184),
+        ("gpt_oss:120b", 116_829_156_672),
+        ("flux:flux-debug", 258_286_144),
+        ("flux:flux-dev", 11_891_178_560),
         ("qwen3:debugmodel", 31_987_968),
         ("qwen3:0.6B", 596_049_920),
         ("qwen3:1.7B", 1_720_574_976),
@@ -49,7 +61,12 @@ fn linked<'a>(links: impl Iterator<Item = (&'a Link, bool)>) -> BTreeMap<String,
 fn every_element_is_linked() {
     for name in names() {
         let model = by_name(&name).unwrap();
-        let native = linked(model.links.iter().map(|(link, _)| (link, true)));
+        let others = model.links.iter().filter(|(_, direction)| *direction != Direction::Instead);
+        let native = linked(others.map(|(link, _)| (link, true)));
+        let instead = model.links.iter().filter(|(_, direction)| *direction == Direction::Instead);
+        for (fqn, found) in linked(instead.map(|(link, _)| (link, true))) {
+            assert_eq!(Some(&found), native.get(&fqn), "{name}: {fqn}");
+        }
         let without: BTreeSet<&str> = model.native_only.iter().map(|(fqn, _)| fqn.as_str()).collect();
         for param in &model.params {
             let expected = param.shape.iter().product::<u64>();
