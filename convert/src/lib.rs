@@ -8,6 +8,7 @@
 //!
 //! `families` has one file for each family; nothing else knows any.
 
+pub mod dequantised;
 pub mod dialect;
 pub mod error;
 pub mod exchange;

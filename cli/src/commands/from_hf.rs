@@ -5,11 +5,11 @@ use crate::args::{Copying, Destination, ModelChoice, dialect, format_named};
 use crate::error::{Outcome, Result};
 use crate::place;
 use crate::ui;
+use convert::dequantised::dequantised;
 use convert::dialect::{DIALECTS, Dialect};
 use convert::exchange::{check_tied, inward};
 use dcp::convert::Sharding;
-use dcp::format::{self, Reader};
-use std::sync::Arc;
+use dcp::format;
 
 /// Import a Hugging Face checkpoint for training
 ///
@@ -37,7 +37,10 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     let destination = Destination::new(&args.dst, Some(format_named(&args.to)?))?;
     let place = place::open(&args.src)?;
     let model = args.model.model(Some(&place))?;
-    let source: Arc<dyn Reader> = format::open(&place)?;
+    let (source, packed) = dequantised(format::open(&place)?)?;
+    if packed > 0 {
+        ui::note(format_args!("unpacking {} to bfloat16", ui::count(packed, "quantised tensor")));
+    }
     let (view, report) = inward(&model, source.clone(), args.dialect)?;
     ui::note(format_args!("{}, names of {}", model.name(), report.dialect));
     super::note_left_out(&report.left_out);

@@ -145,7 +145,8 @@ impl Sizes {
     }
 
     fn config(&self) -> Config {
-        let window = |layer: u64| if layer.is_multiple_of(2) { "sliding_attention" } else { "full_attention" };
+        let window =
+            |layer: u64| if layer.is_multiple_of(2) { "sliding_attention" } else { "full_attention" };
         let kinds: Vec<&str> = (0..self.layers).map(window).collect();
         let config = json!({
             "architectures": ["GptOssForCausalLM"],
