@@ -4,10 +4,11 @@ use crate::error::{CliError, Result};
 use crate::place;
 use convert::dialect::{DIALECTS, Dialect};
 use convert::spec::Model;
-use dcp::convert::ConvertOptions;
+use dcp::convert::{ConvertOptions, Sharding};
 use dcp::copy::CopyOptions;
 use dcp::format::{FORMATS, Format, WriteOptions};
 use dcp::model::{DType, FqnFilter, can_cast};
+use dcp::plan::Degrees;
 use dcp::storage::Place;
 
 /// Which tensors and values.
@@ -132,6 +133,57 @@ impl Destination {
 /// Whether a format holds whole tensors by default: those do that can be a single file named after them.
 pub(crate) fn holds_whole_tensors(format: &dyn Format) -> bool {
     format.single_file(format.name())
+}
+
+/// How a checkpoint is cut.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Cut {
+    /// FSDP shards
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = degree())]
+    dp_shard: u32,
+    /// Tensor parallelism
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = degree())]
+    tp: u32,
+    /// Pipeline stages
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = degree())]
+    pp: u32,
+    /// Copies of the sharded model (HSDP)
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = degree())]
+    dp_replicate: u32,
+    /// Context parallelism
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = degree())]
+    cp: u32,
+    /// Expert parallelism
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = degree())]
+    ep: u32,
+}
+
+fn degree() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=1 << 24)
+}
+
+impl Cut {
+    /// The degrees.
+    pub(crate) fn degrees(&self) -> Result<Degrees> {
+        let &Cut { dp_shard, tp, pp, dp_replicate, cp, ep } = self;
+        if ep > 1 {
+            return Err(CliError::Usage {
+                message: format!("--ep {ep}: experts are not cut yet"),
+                hint: Some(
+                    "leave --ep out; the trainer cuts experts anew when it loads the checkpoint".to_owned(),
+                ),
+            });
+        }
+        Ok(Degrees { pp, dp_replicate, dp_shard, cp, tp })
+    }
+
+    /// The sharding: whole tensors where no degree is given.
+    pub(crate) fn sharding(&self) -> Result<Sharding> {
+        let degrees = self.degrees()?;
+        let Degrees { pp, dp_replicate, dp_shard, cp, tp } = degrees;
+        let is_cut = [pp, dp_replicate, dp_shard, cp, tp].iter().any(|&degree| degree > 1);
+        Ok(if is_cut { Sharding::Degrees(degrees) } else { Sharding::Whole })
+    }
 }
 
 /// Which model a checkpoint is of.

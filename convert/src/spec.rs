@@ -1,9 +1,11 @@
 //! What a model is made of.
 
+use crate::dialect::DIALECTS;
 use crate::init::Init;
 use crate::link::Link;
-use dcp::model::DType;
+use dcp::model::{DType, Fqn};
 use serde_json::{Map, Value};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// A Hugging Face `config.json`.
 pub type Config = Map<String, Value>;
@@ -78,4 +80,38 @@ impl Model {
     pub fn elements(&self) -> u64 {
         self.params.iter().map(|param| param.shape.iter().product::<u64>()).sum()
     }
+
+    /// The dim that tensor parallelism cuts, of each of these native names, in any dialect; optimizer state follows its
+    /// parameter.
+    pub fn tp_dims<'a>(&self, names: impl Iterator<Item = &'a Fqn>) -> BTreeMap<Fqn, u32> {
+        let dims = self.by_name(|param| param.tp_dim.map(|dim| dim as u32));
+        names.filter_map(|name| Some((name.clone(), *dims.get(parameter_of(name.as_str()))?))).collect()
+    }
+
+    /// Those of these names, of either side, whose type is the model's and not the run's.
+    pub fn keep_dtype<'a>(&self, names: impl Iterator<Item = &'a Fqn>) -> BTreeSet<Fqn> {
+        let kept = self.by_name(|param| param.dtype);
+        let outside = self.links.iter().filter(|(link, _)| kept.contains_key(&link.native.name));
+        let outside: HashSet<&str> = outside.map(|(link, _)| link.outside.name.as_str()).collect();
+        names
+            .filter(|name| kept.contains_key(name.as_str()) || outside.contains(name.as_str()))
+            .cloned()
+            .collect()
+    }
+
+    /// Something of the parameters that have it, under their names in every dialect.
+    fn by_name<T: Clone>(&self, of: impl Fn(&Param) -> Option<T>) -> HashMap<String, T> {
+        let found = self.params.iter().filter_map(|param| Some((param, of(param)?)));
+        found
+            .flat_map(|(param, value)| {
+                DIALECTS.iter().map(move |dialect| (dialect.name_of(&param.fqn), value.clone()))
+            })
+            .collect()
+    }
+}
+
+/// The parameter that a name of the optimizer's state is about: `optimizer.state.NAME.exp_avg`.
+fn parameter_of(name: &str) -> &str {
+    let state = name.strip_prefix("optimizer.state.").and_then(|name| name.rsplit_once('.'));
+    state.map_or(name, |(parameter, _)| parameter)
 }

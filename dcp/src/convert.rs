@@ -5,10 +5,10 @@ use crate::copy::{CopyOptions, CopyStats, Job, Progress, run};
 use crate::error::{Error, Result};
 use crate::format::{Candidate, Format, Pieces, Reader, Target, TargetTensor, TargetValue, WriteOptions};
 use crate::layout::{Gap, Mesh, Placement, Region, cover};
-use crate::model::{Catalog, ChunkTable, DType, FqnFilter, Severity, Tensor, TensorSpec, can_cast};
+use crate::model::{Catalog, ChunkTable, DType, Fqn, FqnFilter, Severity, Tensor, TensorSpec, can_cast};
 use crate::plan::{Degrees, Revealed, choose_owners, mesh_of, place, reveal, stage_of};
 use crate::storage::Place;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// How the tensors of the destination are cut and among whom.
@@ -29,6 +29,11 @@ pub struct ConvertOptions {
     pub filter: FqnFilter,
     /// Convert every floating-point tensor to this type.
     pub dtype: Option<DType>,
+    /// Except these.
+    pub keep_dtype: BTreeSet<Fqn>,
+    /// The dim that tensor parallelism cuts, of each tensor that it cuts, where the model is known; `None` leaves it to
+    /// what the source's boxes reveal.
+    pub tp_dims: Option<BTreeMap<Fqn, u32>>,
     /// How to cut it.
     pub sharding: Sharding,
     /// Leave values out instead of refusing, in formats that hold tensors only; the report lists them.
@@ -44,6 +49,8 @@ impl Default for ConvertOptions {
         ConvertOptions {
             filter: FqnFilter::default(),
             dtype: None,
+            keep_dtype: BTreeSet::new(),
+            tp_dims: None,
             sharding: Sharding::Keep,
             drop_values: false,
             write: WriteOptions::default(),
@@ -76,7 +83,7 @@ pub struct ConvertReport {
 pub struct Conversion<'a> {
     reader: &'a dyn Reader,
     target: Target,
-    sources: Vec<crate::model::Fqn>,
+    sources: Vec<Fqn>,
     draft: Box<dyn crate::format::Draft>,
     place: Place,
     format: &'a dyn Format,
@@ -109,7 +116,7 @@ pub fn plan<'a>(
             false => left_out.push(fqn.as_str().to_owned()),
         }
     }
-    let mut sharder = Sharder::new(catalog, &chosen, options.sharding)?;
+    let mut sharder = Sharder::new(catalog, &chosen, options.sharding, options.tp_dims.as_ref())?;
     let mut target = Target {
         mesh: sharder.mesh.clone(),
         writers: sharder.writers,
@@ -118,7 +125,8 @@ pub fn plan<'a>(
         values: Vec::new(),
     };
     for (index, (fqn, tensor)) in chosen.iter().enumerate() {
-        let dtype = options.dtype.filter(|_| tensor.spec.dtype.is_float()).unwrap_or(tensor.spec.dtype);
+        let is_cast = tensor.spec.dtype.is_float() && !options.keep_dtype.contains(*fqn);
+        let dtype = options.dtype.filter(|_| is_cast).unwrap_or(tensor.spec.dtype);
         if !can_cast(tensor.spec.dtype, dtype) {
             let message = format!(
                 "{} cannot be converted to {dtype}; use float64, float32, float16 or bfloat16",
@@ -261,12 +269,17 @@ enum How {
 }
 
 impl Sharder {
-    fn new(catalog: &Catalog, chosen: &[(&crate::model::Fqn, &Tensor)], sharding: Sharding) -> Result<Self> {
+    fn new(
+        catalog: &Catalog,
+        chosen: &[(&Fqn, &Tensor)],
+        sharding: Sharding,
+        tp_dims: Option<&BTreeMap<Fqn, u32>>,
+    ) -> Result<Self> {
         match sharding {
             Sharding::Whole => {
                 Ok(Sharder { mesh: None, writers: 1, assumptions: Vec::new(), how: How::Whole })
             }
-            Sharding::Degrees(degrees) => Self::for_degrees(catalog, chosen, degrees),
+            Sharding::Degrees(degrees) => Self::for_degrees(catalog, chosen, degrees, tp_dims),
             Sharding::Keep => match &catalog.mesh {
                 Some(mesh) if chosen.iter().all(|(_, tensor)| tensor.placements.is_some()) => {
                     let placements =
@@ -297,17 +310,22 @@ impl Sharder {
 
     fn for_degrees(
         catalog: &Catalog,
-        chosen: &[(&crate::model::Fqn, &Tensor)],
+        chosen: &[(&Fqn, &Tensor)],
         degrees: Degrees,
+        tp_dims: Option<&BTreeMap<Fqn, u32>>,
     ) -> Result<Self> {
         let mesh = Arc::new(mesh_of(degrees)?);
-        let revealed = revealed(catalog, chosen)?;
+        let of_model = |dims: &BTreeMap<Fqn, u32>| -> Vec<Revealed> {
+            let dim = |fqn: &Fqn| dims.get(fqn).map_or(Revealed::NoTp, |&dim| Revealed::TpDim(dim));
+            chosen.iter().map(|(fqn, _)| dim(fqn)).collect()
+        };
+        let revealed = tp_dims.map(|dims| Ok(of_model(dims))).unwrap_or_else(|| revealed(catalog, chosen))?;
         let layers = chosen
             .iter()
             .filter_map(|(fqn, _)| crate::plan::layer_of(fqn.as_str()))
             .max()
             .map_or(0, |l| l + 1);
-        let assumptions = assumptions(degrees, layers, &revealed, chosen);
+        let assumptions = assumptions(degrees, layers, &revealed, chosen, tp_dims.is_some());
         let placements = chosen.iter().zip(&revealed).map(|((fqn, tensor), &revealed)| {
             let stage = stage_of(fqn.as_str(), layers, degrees.pp);
             place(degrees, tensor.spec.shape.len(), stage, revealed).to_vec()
@@ -317,7 +335,7 @@ impl Sharder {
 
     fn placed(
         mesh: Arc<Mesh>,
-        chosen: &[(&crate::model::Fqn, &Tensor)],
+        chosen: &[(&Fqn, &Tensor)],
         placements: impl Iterator<Item = Vec<Placement>>,
         assumptions: Vec<String>,
     ) -> Self {
@@ -349,7 +367,7 @@ impl Sharder {
 }
 
 /// Tensor-parallel dims: from the placements where the source records a `tp` axis, else from its boxes.
-fn revealed(catalog: &Catalog, chosen: &[(&crate::model::Fqn, &Tensor)]) -> Result<Vec<Revealed>> {
+fn revealed(catalog: &Catalog, chosen: &[(&Fqn, &Tensor)]) -> Result<Vec<Revealed>> {
     if let Some(tp) = catalog.mesh.as_ref().and_then(|mesh| mesh.axis("tp"))
         && chosen.iter().all(|(_, tensor)| tensor.placements.is_some())
     {
@@ -376,16 +394,20 @@ fn assumptions(
     degrees: Degrees,
     layers: u32,
     revealed: &[Revealed],
-    chosen: &[(&crate::model::Fqn, &Tensor)],
+    chosen: &[(&Fqn, &Tensor)],
+    is_known: bool,
 ) -> Vec<String> {
-    let mut said = vec!["FSDP shards dim 0 of every tensor (no model table is used)".to_owned()];
+    let mut said = Vec::new();
+    if !is_known {
+        said.push("FSDP shards dim 0 of every tensor (no model table is used)".to_owned());
+    }
     let with_tp = revealed.iter().filter(|revealed| matches!(revealed, Revealed::TpDim(_))).count();
-    if degrees.tp > 1 && with_tp == 0 {
+    if degrees.tp > 1 && with_tp == 0 && !is_known {
         said.push(format!(
             "tensor parallelism: the source's boxes reveal no tensor-parallel dim, so all {} ranks along `tp` share whole tensors",
             degrees.tp
         ));
-    } else if degrees.tp > 1 {
+    } else if degrees.tp > 1 && !is_known {
         let rest = chosen.len() - with_tp;
         said.push(format!("tensor parallelism: {with_tp} tensors keep the dim that the source's boxes reveal, {rest} are replicated"));
     }

@@ -1,15 +1,14 @@
 //! `titan-ckpt from-hf`: a Hugging Face checkpoint for training.
 
 use super::convert::copy;
-use crate::args::{Copying, Destination, ModelChoice, dialect, format_named};
+use crate::args::{Copying, Cut, Destination, ModelChoice, dialect, format_named};
 use crate::error::{Outcome, Result};
 use crate::place;
 use crate::ui;
 use convert::dequantised::dequantised;
 use convert::dialect::{DIALECTS, Dialect};
 use convert::exchange::{check_tied, inward};
-use dcp::convert::Sharding;
-use dcp::format;
+use dcp::format::{self, Reader};
 
 /// Import a Hugging Face checkpoint for training
 ///
@@ -29,6 +28,8 @@ pub(crate) struct Args {
     dialect: &'static Dialect,
     #[command(flatten)]
     model: ModelChoice,
+    #[command(flatten)]
+    cut: Cut,
     #[command(flatten)]
     copying: Copying,
 }
@@ -50,6 +51,8 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     }
     check_tied(&*source, &model, &report)?;
     let mut options = args.copying.options()?;
-    options.sharding = Sharding::Whole;
+    options.sharding = args.cut.sharding()?;
+    options.tp_dims = Some(model.tp_dims(view.catalog().tensors.keys()));
+    options.keep_dtype = model.keep_dtype(view.catalog().tensors.keys());
     copy(&view, &destination, options, &args.copying, &[])
 }

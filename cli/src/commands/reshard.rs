@@ -1,12 +1,11 @@
 //! `titan-ckpt reshard`: the same tensors cut for other parallel degrees.
 
 use super::convert::copy;
-use crate::args::{Copying, Destination, format_named, holds_whole_tensors};
+use crate::args::{Copying, Cut, Destination, format_named, holds_whole_tensors};
 use crate::error::{CliError, Outcome, Result};
 use crate::place;
 use dcp::convert::Sharding;
 use dcp::format;
-use dcp::plan::Degrees;
 
 /// The format that is written where neither --to nor the source names one that can be cut.
 const DEFAULT_FORMAT: &str = "titan";
@@ -24,44 +23,18 @@ pub(crate) struct Args {
     /// Format to write: by default the source's, or titan's own where that holds whole tensors
     #[arg(long, value_name = "FORMAT")]
     to: Option<String>,
-    /// FSDP shards
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = degree())]
-    dp_shard: u32,
-    /// Tensor parallelism
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = degree())]
-    tp: u32,
-    /// Pipeline stages
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = degree())]
-    pp: u32,
-    /// Copies of the sharded model (HSDP)
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = degree())]
-    dp_replicate: u32,
-    /// Context parallelism
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = degree())]
-    cp: u32,
-    /// Expert parallelism
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = degree())]
-    ep: u32,
+    #[command(flatten)]
+    cut: Cut,
+    /// The model, FAMILY:FLAVOR as in TorchTitan, which says what tensor parallelism cuts
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
     #[command(flatten)]
     copying: Copying,
 }
 
-fn degree() -> clap::builder::RangedI64ValueParser<u32> {
-    clap::value_parser!(u32).range(1..=1 << 24)
-}
-
 pub(crate) fn run(args: &Args) -> Result<Outcome> {
-    if args.ep > 1 {
-        return Err(CliError::Usage {
-            message: format!(
-                "--ep {} needs a table of the model that says which tensors are experts, and none is known here",
-                args.ep
-            ),
-            hint: Some(
-                "leave --ep out; the trainer cuts experts anew when it loads the checkpoint".to_owned(),
-            ),
-        });
-    }
+    let degrees = args.cut.degrees()?;
+    let model = args.model.as_deref().map(convert::families::by_name).transpose()?;
     let asked = args.to.as_deref().map(format_named).transpose()?;
     let reader = format::open(&place::open(&args.src)?)?;
     let format = match asked {
@@ -81,12 +54,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     }
     let mut options = args.copying.options()?;
     options.write.sharded = destination.holds_whole_tensors();
-    options.sharding = Sharding::Degrees(Degrees {
-        pp: args.pp,
-        dp_replicate: args.dp_replicate,
-        dp_shard: args.dp_shard,
-        cp: args.cp,
-        tp: args.tp,
-    });
+    options.sharding = Sharding::Degrees(degrees);
+    options.tp_dims = model.map(|model| model.tp_dims(reader.catalog().tensors.keys()));
     copy(&*reader, &destination, options, &args.copying, &[])
 }

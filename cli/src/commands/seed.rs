@@ -1,12 +1,12 @@
 //! `titan-ckpt seed`: the initial state of a model.
 
 use super::convert::copy;
-use crate::args::{Copying, Destination, ModelChoice, dialect, format_named};
+use crate::args::{Copying, Cut, Destination, ModelChoice, dialect, format_named};
 use crate::error::{Outcome, Result};
 use crate::ui;
 use convert::dialect::{DIALECTS, Dialect};
 use convert::seed::Seed;
-use dcp::convert::Sharding;
+use dcp::format::Reader;
 
 /// Make a checkpoint of a model's initial state
 ///
@@ -28,6 +28,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", default_value = DIALECTS[0].name, value_parser = dialect)]
     dialect: &'static Dialect,
     #[command(flatten)]
+    cut: Cut,
+    #[command(flatten)]
     copying: Copying,
 }
 
@@ -37,6 +39,8 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     ui::note(format_args!("{}, {} elements, seed {}", model.name(), model.elements(), args.seed));
     let seed = Seed::new(&model, args.seed, |fqn| args.dialect.name_of(fqn));
     let mut options = args.copying.options()?;
-    options.sharding = Sharding::Whole;
+    options.sharding = args.cut.sharding()?;
+    options.tp_dims = Some(model.tp_dims(seed.catalog().tensors.keys()));
+    options.keep_dtype = model.keep_dtype(seed.catalog().tensors.keys());
     copy(&seed, &destination, options, &args.copying, &[])
 }
