@@ -57,6 +57,8 @@ pub struct Model {
     pub tied: Option<Tied>,
     /// What Hugging Face is told of it.
     pub config: Config,
+    /// What the names of the outside's files begin with.
+    pub stem: &'static str,
 }
 
 /// One tensor that serves as head and embedding.

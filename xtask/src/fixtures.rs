@@ -4,6 +4,7 @@
 //! fixtures and never run Python; `--check` proves that they are what was made; `--make` makes them again. PyTorch
 //! stores random ids, so that a fixture made again has other hashes: the lock is rewritten, and the diff shows it.
 
+use crate::models;
 use crate::peers::{self, Ready};
 use crate::process::run as run_command;
 use anyhow::{Context, Result, bail, ensure};
@@ -72,7 +73,7 @@ pub(crate) fn run(root: &Path, args: &FixturesArgs) -> Result<()> {
         let old = lock.fixtures.iter().find(|fixture| fixture.name == *name);
         let (producer, command) = match old {
             Some(old) => (old.producer.clone(), old.command.clone()),
-            None => (producer(peer_of(name)?.0), command(name)?),
+            None => (producer(name), command(name)?),
         };
         lock.put(Fixture { name: name.clone(), producer, command, files: hashes(&folder.join(name))? });
     }
@@ -132,14 +133,20 @@ fn make(root: &Path, name: &str) -> Result<Fixture> {
         None => command(name)?,
     };
     let [script, args @ ..] = command.as_slice() else { bail!("no command makes it: it was made by hand") };
-    let (version, case) = peer_of(name)?;
-    let Ready { python, .. } = peers::ensure_peer(root, peers::find(version)?)?;
+    let (python, made_at) = match name.strip_prefix("models/") {
+        Some(_) => (models::ensure_installed(root)?, name.to_owned()),
+        None => {
+            let (version, case) = peer_of(name)?;
+            let Ready { python, .. } = peers::ensure_peer(root, peers::find(version)?)?;
+            (python, format!("torch-{version}/{case}"))
+        }
+    };
 
     let made = tempfile::tempdir()?;
     let mut maker = Command::new(&python);
     maker.current_dir(made.path()).arg(folder.join(script)).args(args);
     run_command(&mut maker)?;
-    let made = made.path().join(format!("torch-{version}")).join(case);
+    let made = made.path().join(made_at);
     let files = hashes(&made)?;
     ensure!(!files.is_empty(), "{script} made nothing");
 
@@ -152,7 +159,7 @@ fn make(root: &Path, name: &str) -> Result<Fixture> {
         fs::create_dir_all(target.parent().unwrap_or(&place))?;
         fs::copy(made.join(file), target)?;
     }
-    Ok(Fixture { name: name.to_owned(), producer: producer(version), command, files })
+    Ok(Fixture { name: name.to_owned(), producer: producer(name), command, files })
 }
 
 /// Version and case of a fixture: `torch-2.11/ws1_zstd`.
@@ -165,12 +172,16 @@ fn peer_of(name: &str) -> Result<(&str, &str)> {
 
 /// The command that makes a fixture which the lock does not have yet.
 fn command(name: &str) -> Result<Vec<String>> {
+    if let Some(case) = name.strip_prefix("models/") {
+        return Ok(["make/gen_models.py", case].map(str::to_owned).to_vec());
+    }
     let (version, case) = peer_of(name)?;
     let script = if case == "pt_files" { "make/gen_pt_files.py" } else { "make/gen_dcp_fixtures.py" };
     Ok([script, &format!("torch-{version}"), "--only", case].map(str::to_owned).to_vec())
 }
 
-fn producer(version: &str) -> String {
+fn producer(name: &str) -> String {
+    let Ok((version, _)) = peer_of(name) else { return models::PRODUCER.to_owned() };
     peers::find(version).map_or_else(|_| format!("torch {version}"), |peer| format!("torch {}", peer.torch))
 }
 

@@ -5,6 +5,7 @@ mod demo;
 mod fixtures;
 mod fuzz;
 mod memory;
+mod models;
 mod moto;
 mod peers;
 mod process;

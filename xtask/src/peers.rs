@@ -209,7 +209,8 @@ fn site_packages(base: &BasePython, folder: &Path) -> PathBuf {
     folder.join(format!("lib/python3.{}/site-packages", base.minor))
 }
 
-fn make(peer: &Peer, base: &BasePython, folder: &Path) -> Result<()> {
+/// Makes an environment with a PyTorch.
+pub(crate) fn make(peer: &Peer, base: &BasePython, folder: &Path) -> Result<()> {
     let start = Instant::now();
     let name = format!("torch-{}", peer.version);
     let step = |title: &str| println!("    {name}: {title} [{:.0} s]", start.elapsed().as_secs_f64());

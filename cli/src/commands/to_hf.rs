@@ -60,6 +60,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     check_tied(&*source, &model, &report)?;
     let mut options = args.copying.options()?;
     options.sharding = Sharding::Whole;
+    options.write.stem = Some(model.stem.to_owned());
     options.keep_dtype = model.keep_dtype(view.catalog().tensors.keys());
     let dtype =
         options.dtype.or_else(|| view.catalog().tensors.values().next().map(|tensor| tensor.spec.dtype));

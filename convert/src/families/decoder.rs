@@ -130,6 +130,7 @@ impl Builder {
             outside_only: vec![("*.rotary_emb.inv_freq".to_owned(), "computed from the config")],
             tied: self.tied,
             config,
+            stem: "model",
         }
     }
 

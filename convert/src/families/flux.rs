@@ -121,6 +121,7 @@ impl Sizes {
         );
         let mut model = builder.model("flux", flavor, self.config());
         let guidance = "of the guidance, which the native module does not have";
+        model.stem = "diffusion_pytorch_model";
         model.outside_only.push(("time_text_embed.guidance_embedder.*".to_owned(), guidance));
         model
     }

@@ -126,6 +126,8 @@ pub struct WriteOptions {
     pub compress: bool,
     /// Name of the single file, where the destination is one (its stem names the archive in `torch.save` files).
     pub file_name: Option<String>,
+    /// What the names of files begin with, in formats that split by size: `model` where it is not given.
+    pub stem: Option<String>,
     /// The try at saving a step that it belongs to; `None` makes one of its own.
     pub attempt: Option<Attempt>,
     /// The sharded safetensors layout of PyTorch's HuggingFaceStorageWriter: one file per writer, boxes in the header.
@@ -138,6 +140,7 @@ impl Default for WriteOptions {
             shard_bytes_max: Some(5_000_000_000),
             compress: false,
             file_name: None,
+            stem: None,
             attempt: None,
             sharded: false,
         }

@@ -3,6 +3,7 @@
 mod chain;
 mod damage;
 mod kills;
+mod models;
 mod objects;
 mod peers;
 mod pytorch_loads;

@@ -4,7 +4,7 @@ use super::boxes::{Corners, SHARDING_KEY};
 use super::encode::{DATA_ALIGNMENT_BYTES, NewTensor, encode, library_dtype, stored_spec};
 use super::header::METADATA_KEY;
 use super::index;
-use super::names::{self, INDEX_NAME, SINGLE_NAME};
+use super::names::{self, INDEX_SUFFIX, STEM, SUFFIX};
 use super::shards;
 use super::split::split;
 use crate::error::{Error, Result};
@@ -18,8 +18,8 @@ use std::collections::{BTreeMap, HashSet};
 #[derive(Debug)]
 pub(super) struct SafetensorsDraft {
     objects: Vec<ObjectDraft>,
-    /// The text of the index, for a checkpoint of several files of whole tensors.
-    index: Option<String>,
+    /// Name and text of the index, for a checkpoint of several files of whole tensors.
+    index: Option<(String, String)>,
 }
 
 impl Draft for SafetensorsDraft {
@@ -29,7 +29,7 @@ impl Draft for SafetensorsDraft {
 
     /// The index, where there is one, so that it never names a file that is not there.
     fn seal(&self, _records: &[Option<Vec<u8>>]) -> Result<Vec<(Key, Vec<u8>)>> {
-        let index = self.index.iter().map(|text| Ok((Key::new(INDEX_NAME)?, text.clone().into_bytes())));
+        let index = self.index.iter().map(|(name, text)| Ok((Key::new(&**name)?, text.clone().into_bytes())));
         index.collect()
     }
 }
@@ -107,24 +107,29 @@ fn draft_whole(target: &Target, options: &WriteOptions) -> Result<SafetensorsDra
             .map(|&at| Part { tensor: at, region: Region::whole(&target.tensors[at].spec.shape) })
             .collect()
     };
+    let stem = options.stem.as_deref().unwrap_or(STEM);
     let limit = options.shard_bytes_max.filter(|&limit| options.file_name.is_none() && total_bytes > limit);
     let files = limit.map(|limit| split(&byte_lens, limit)).unwrap_or_default();
     if files.len() < 2 {
-        let name = options.file_name.as_deref().unwrap_or(SINGLE_NAME);
+        let name = options.file_name.clone().unwrap_or_else(|| format!("{stem}{SUFFIX}"));
         let every: Vec<usize> = (0..target.tensors.len()).collect();
         return Ok(SafetensorsDraft {
-            objects: vec![lay_out(target, (name, 0), parts(&every), None)?],
+            objects: vec![lay_out(target, (&name, 0), parts(&every), None)?],
             index: None,
         });
     }
-    let names: Vec<String> = (1..=files.len()).map(|number| names::numbered(number, files.len())).collect();
+    let names: Vec<String> =
+        (1..=files.len()).map(|number| names::numbered(stem, number, files.len())).collect();
     let mut weight_map = BTreeMap::new();
     let mut objects = Vec::with_capacity(files.len());
     for (name, tensors) in names.iter().zip(&files) {
         weight_map.extend(tensors.iter().map(|&at| (target.tensors[at].fqn.as_str(), name.as_str())));
         objects.push(lay_out(target, (name, 0), parts(tensors), None)?);
     }
-    Ok(SafetensorsDraft { objects, index: Some(index::encode(total_bytes, &weight_map)) })
+    Ok(SafetensorsDraft {
+        objects,
+        index: Some((format!("{stem}{INDEX_SUFFIX}"), index::encode(total_bytes, &weight_map))),
+    })
 }
 
 /// One file of boxes per writer, as PyTorch's HuggingFaceStorageWriter makes them with `save_distributed`. A header

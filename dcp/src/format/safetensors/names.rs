@@ -8,8 +8,8 @@ pub(super) const SUFFIX: &str = ".safetensors";
 /// How the name of an index ends.
 pub(super) const INDEX_SUFFIX: &str = ".safetensors.index.json";
 
-/// The name of a checkpoint's only file.
-pub(super) const SINGLE_NAME: &str = "model.safetensors";
+/// What the names of a checkpoint's files begin with.
+pub(super) const STEM: &str = "model";
 
 /// The usual name of the index.
 pub(super) const INDEX_NAME: &str = "model.safetensors.index.json";
@@ -18,14 +18,14 @@ pub(super) const INDEX_NAME: &str = "model.safetensors.index.json";
 pub(super) const SHARDED_FOLDER: &str = "sharded";
 
 /// Name of file `number` (from 1 on) of `count` files of whole tensors.
-pub(super) fn numbered(number: usize, count: usize) -> String {
-    format!("model-{number:05}-of-{count:05}{SUFFIX}")
+pub(super) fn numbered(stem: &str, number: usize, count: usize) -> String {
+    format!("{stem}-{number:05}-of-{count:05}{SUFFIX}")
 }
 
 /// Name of file `number` (from 1 on) of `count` that `writer` (from 0 on) may write, as PyTorch's
 /// HuggingFaceStorageWriter names the files of distributed saves.
 pub(super) fn shard(writer: u32, number: usize, count: usize) -> String {
-    format!("shard-{:05}-{}", u64::from(writer) + 1, numbered(number, count))
+    format!("shard-{:05}-{}", u64::from(writer) + 1, numbered(STEM, number, count))
 }
 
 /// The writer (from 0 on) in a name that [`shard`] makes.
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn names_are_those_of_the_fixtures() {
-        assert_eq!(numbered(2, 3), "model-00002-of-00003.safetensors");
+        assert_eq!(numbered(STEM, 2, 3), "model-00002-of-00003.safetensors");
         assert_eq!(shard(1, 1, 2), "shard-00002-model-00001-of-00002.safetensors");
         assert_eq!(writer(&shard(u32::MAX - 1, 1, 1)), Some(u32::MAX - 1));
         assert_eq!(writer("shard-00000-model-00001-of-00001.safetensors"), None);
@@ -98,15 +98,15 @@ mod tests {
     #[test]
     fn tells_which_numbered_files_are_missing() {
         let missing = |names: &[&str]| missing_files(names.iter().copied());
-        assert!(missing(&["model.safetensors", &numbered(1, 2), &numbered(2, 2)]).is_empty());
-        let found = missing(&[&numbered(1, 4), &numbered(3, 4), "a-00001-of-00001.safetensors"]);
+        assert!(missing(&["model.safetensors", &numbered(STEM, 1, 2), &numbered(STEM, 2, 2)]).is_empty());
+        let found = missing(&[&numbered(STEM, 1, 4), &numbered(STEM, 3, 4), "a-00001-of-00001.safetensors"]);
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].contains("4 files") && found[0].contains("only 2"), "{found:?}");
         assert!(found[0].contains("number 2 is the first"), "{found:?}");
         let found = missing(&["x-00001-of-18446744073709551615.safetensors"]);
         assert!(found[0].contains("number 2 is the first"), "{found:?}");
         // A number past the count does not stand in for one that is missing.
-        assert_eq!(missing(&[&numbered(1, 2), &numbered(9, 2)]).len(), 1);
+        assert_eq!(missing(&[&numbered(STEM, 1, 2), &numbered(STEM, 9, 2)]).len(), 1);
     }
 
     #[test]
@@ -115,6 +115,6 @@ mod tests {
         assert_eq!(absent(&[shard(0, 1, 1), shard(1, 1, 1)]), None);
         assert_eq!(absent(&[shard(0, 1, 1), shard(2, 1, 1)]), Some(1));
         assert_eq!(absent(&[shard(2, 1, 1)]), Some(0));
-        assert_eq!(absent(&[numbered(1, 1)]), None);
+        assert_eq!(absent(&[numbered(STEM, 1, 1)]), None);
     }
 }
