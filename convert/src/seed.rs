@@ -85,8 +85,14 @@ impl ReadAt for Generated {
             self.generator.fill(first, &mut values[..count]);
             let byte_len = (4 * count - skipped).min(target.len());
             let (now, later) = target.split_at_mut(byte_len);
-            let bytes = values[..count].iter().flat_map(|value| value.to_le_bytes());
-            now.iter_mut().zip(bytes.skip(skipped)).for_each(|(target, byte)| *target = byte);
+            if skipped == 0 && byte_len == 4 * count {
+                now.chunks_exact_mut(4)
+                    .zip(&values)
+                    .for_each(|(target, value)| target.copy_from_slice(&value.to_le_bytes()));
+            } else {
+                let bytes = values[..count].iter().flat_map(|value| value.to_le_bytes());
+                now.iter_mut().zip(bytes.skip(skipped)).for_each(|(target, byte)| *target = byte);
+            }
             (target, first, skipped) = (later, first + count as u64, 0);
         }
         Ok(())
