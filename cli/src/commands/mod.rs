@@ -62,6 +62,6 @@ fn note_left_out(left_out: &[(String, &'static str)]) {
     }
     for (why, names) in by_reason {
         let (count, first) = (ui::count(names.len(), "tensor"), ui::printable(names[0]));
-        ui::note(format_args!("left out: {count} {why}, the first: {first}"));
+        ui::note(format_args!("left out: {count} ({why}), the first: {first}"));
     }
 }

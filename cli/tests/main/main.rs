@@ -8,6 +8,7 @@ mod cmd_diff;
 mod cmd_help;
 mod cmd_inspect;
 mod cmd_ls;
+mod cmd_models;
 mod cmd_prune;
 mod cmd_reshard;
 mod cmd_verify;

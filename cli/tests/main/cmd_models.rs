@@ -1,0 +1,104 @@
+use super::*;
+
+const TIED: &str = "models/llama3_tied/hf";
+const FP8: &str = "models/deepseek_v3_fp8/hf";
+const NATIVE: &str = "models/qwen3_moe/native.safetensors";
+
+#[test]
+fn goes_in_and_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let assets = folder.path().join("assets");
+    std::fs::create_dir(&assets).unwrap();
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures").join(TIED).join("config.json");
+    std::fs::copy(config, assets.join("config.json")).unwrap();
+    std::fs::write(assets.join("tokenizer.json"), b"{}").unwrap();
+    std::fs::write(assets.join("README.md"), b"not copied").unwrap();
+    insta::assert_snapshot!(session(
+        folder.path(),
+        &[
+            &["from-hf", TIED, "TMP/run/step-0", "--dp-shard", "2", "--tp", "2"],
+            &["to-hf", "TMP/run/step-0", "TMP/dry", "--config", "TMP/assets/config.json", "--dry-run"],
+            &["to-hf", "TMP/run/step-0", "TMP/out", "--hf-assets", "TMP/assets", "--shard-size", "200kB"],
+            &["diff", TIED, "TMP/out"],
+            &["from-hf", FP8, "TMP/fp8", "--to", "titan"],
+            &[
+                "to-hf",
+                NATIVE,
+                "TMP/moe",
+                "--config",
+                "models/qwen3_moe/hf/config.json",
+                "--dtype",
+                "bf16",
+                "--json"
+            ],
+        ]
+    ));
+    let mut names: Vec<_> = std::fs::read_dir(folder.path().join("out"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(
+        names,
+        [
+            "config.json",
+            "model-00001-of-00002.safetensors",
+            "model-00002-of-00002.safetensors",
+            "model.safetensors.index.json",
+            "tokenizer.json"
+        ]
+    );
+    let config = std::fs::read_to_string(folder.path().join("moe/config.json")).unwrap();
+    assert!(config.contains("\"bfloat16\"") && !config.contains("\"float32\""), "{config}");
+}
+
+#[test]
+fn what_does_not_fit_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    insta::assert_snapshot!(session(
+        folder.path(),
+        &[
+            &["to-hf", NATIVE, "TMP/out"],
+            &["to-hf", NATIVE, "TMP/out", "--config", "models/llama3/hf/config.json"],
+            &["to-hf", NATIVE, "TMP/out.safetensors", "--model", "qwen3:0.6B"],
+            &["from-hf", "TMP", "TMP/out"],
+            &["seed", "TMP/out", "--model", "llama3:9B"],
+            &["seed", "TMP/out", "--model", "llama3:debugmodel", "--ep", "2"],
+            &["seed", "TMP/out", "--model", "llama3:debugmodel", "--dialect", "torchtitan-1"],
+        ]
+    ));
+}
+
+#[test]
+fn makes_seeds() {
+    let folder = tempfile::tempdir().unwrap();
+    insta::assert_snapshot!(session(
+        folder.path(),
+        &[
+            &[
+                "seed",
+                "TMP/step-0",
+                "--model",
+                "llama3:debugmodel",
+                "--seed",
+                "7",
+                "--pp",
+                "2",
+                "--dp-shard",
+                "2"
+            ],
+            &["cat", "TMP/step-0", "layers.3.attention.wq.weight[0:2, 0:3]"],
+            &[
+                "seed",
+                "TMP/whole.safetensors",
+                "--to",
+                "safetensors",
+                "--model",
+                "llama3:debugmodel",
+                "--seed",
+                "7"
+            ],
+            &["diff", "TMP/step-0", "TMP/whole.safetensors"],
+        ]
+    ));
+}
