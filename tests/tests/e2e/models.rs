@@ -162,6 +162,73 @@ fn biases_of_routers_stay_in_float32() {
     );
 }
 
+/// The bytes of a tensor, whole.
+fn bytes_of(reader: &dyn Reader, fqn: &str) -> Vec<u8> {
+    let tensor = TensorReader::new(reader, fqn).unwrap();
+    let mut bytes = vec![0; tensor.spec().bytes().unwrap() as usize];
+    tensor.read(&Region::whole(&tensor.spec().shape), &mut bytes).unwrap();
+    bytes
+}
+
+/// A native tensor goes out under another name, as it is.
+#[track_caller]
+fn assert_goes_out(name: &str, pairs: &[(&str, &str)]) {
+    let native = native(name);
+    let (out, _) = outward(&model(name), native.clone()).unwrap();
+    for (ours, theirs) in pairs {
+        assert!(bytes_of(&*native, ours) == bytes_of(&out, theirs), "{ours} is not {theirs}");
+    }
+}
+
+/// TorchTitan's own adapter drops them.
+#[test]
+fn dense_layers_of_llama4_go_out() {
+    assert_goes_out(
+        "llama4",
+        &[
+            ("layers.0.feed_forward.w1.weight", "model.layers.0.feed_forward.gate_proj.weight"),
+            ("layers.2.feed_forward.w2.weight", "model.layers.2.feed_forward.down_proj.weight"),
+            ("layers.2.feed_forward.w3.weight", "model.layers.2.feed_forward.up_proj.weight"),
+        ],
+    );
+}
+
+#[test]
+fn biases_go_out() {
+    assert_goes_out(
+        "gpt_oss",
+        &[
+            ("layers.1.attention.wk.bias", "model.layers.1.self_attn.k_proj.bias"),
+            ("layers.1.attention.wo.bias", "model.layers.1.self_attn.o_proj.bias"),
+            ("layers.0.moe.router.gate.bias", "model.layers.0.mlp.router.bias"),
+            ("layers.0.moe.experts.mlp1_bias", "model.layers.0.mlp.experts.gate_up_proj_bias"),
+            ("layers.0.moe.experts.mlp2_bias", "model.layers.0.mlp.experts.down_proj_bias"),
+        ],
+    );
+}
+
+#[test]
+fn sinks_go_out() {
+    assert_goes_out("gpt_oss", &[("layers.1.attention.sinks", "model.layers.1.self_attn.sinks")]);
+}
+
+/// The keys have heads of their own number: 2 of 16 rows, where there are 4 of queries.
+#[test]
+fn rows_of_keys_move_within_the_heads_of_keys() {
+    let native = native("llama3");
+    let (out, _) = outward(&model("llama3"), native.clone()).unwrap();
+    let (ours, theirs) = (
+        bytes_of(&*native, "layers.1.attention.wk.weight"),
+        bytes_of(&out, "model.layers.1.self_attn.k_proj.weight"),
+    );
+    const ROW_BYTES: usize = 64 * 4;
+    for (head, half, pair) in (0..2).flat_map(|a| (0..2).flat_map(move |p| (0..8).map(move |i| (a, p, i)))) {
+        let (from, to) = (head * 16 + 2 * pair + half, head * 16 + half * 8 + pair);
+        let row = |bytes: &[u8], row: usize| bytes[row * ROW_BYTES..(row + 1) * ROW_BYTES].to_vec();
+        assert!(row(&ours, from) == row(&theirs, to), "row {from} is not at {to}");
+    }
+}
+
 /// All that does not fit, at once: missing, unknown, of another shape.
 #[test]
 fn names_that_do_not_fit_are_all_told() {
