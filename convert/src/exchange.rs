@@ -121,6 +121,36 @@ pub fn inward(model: &Model, source: Arc<dyn Reader>, dialect: &'static Dialect)
     Ok((View::new(source, tensors.finish())?, report))
 }
 
+/// An outside tensor, and what it is made of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Made {
+    /// Its name.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<u64>,
+    /// The native tensors, in the dialect `torchtitan-0.2`, that its elements are of.
+    pub sources: Vec<String>,
+}
+
+/// Every outside tensor of a model in the order in which they are written: the plan of [`outward`], of the model alone.
+pub fn made_of(model: &Model) -> Vec<Made> {
+    let both =
+        || model.links.iter().filter(|(_, direction)| *direction == Direction::Both).map(|(link, _)| link);
+    let mut sources: HashMap<&str, Vec<&str>> = HashMap::new();
+    for link in both() {
+        let found = sources.entry(link.outside.name.as_str()).or_default();
+        if !found.contains(&link.native.name.as_str()) {
+            found.push(&link.native.name);
+        }
+    }
+    let made = |(name, shape): (String, Vec<u64>)| {
+        let sources =
+            sources.get(name.as_str()).into_iter().flatten().map(|name| (*name).to_owned()).collect();
+        Made { name, shape, sources }
+    };
+    outside_shapes(both()).into_iter().map(made).collect()
+}
+
 /// The links that a source of the outside needs: some of its tensors can be in one of two shapes.
 fn links_for<'a>(model: &'a Model, catalog: &Catalog) -> Vec<&'a Link> {
     let is_there = |link: &Link| catalog.tensors.contains_key(link.outside.name.as_str());

@@ -5,12 +5,14 @@ use crate::args::{Copying, Destination, ModelChoice, format_named};
 use crate::error::{CliError, Outcome, Result};
 use crate::place;
 use crate::ui;
-use convert::exchange::{check_tied, outward};
+use convert::exchange::{Made, check_tied, made_of, outward};
+use convert::spec::Model;
 use dcp::convert::Sharding;
 use dcp::format::{self, Reader};
 use dcp::model::DType;
 use dcp::storage::Place;
 use serde_json::json;
+use std::io::Write;
 use std::sync::Arc;
 
 /// Largest file that is copied beside the weights.
@@ -34,9 +36,14 @@ const ASSET_PREFIX: &str = "tokenizer";
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// The checkpoint, of any format and sharding
-    src: String,
+    #[arg(required_unless_present = "plan")]
+    src: Option<String>,
     /// Folder to write
-    dst: String,
+    #[arg(required_unless_present = "plan")]
+    dst: Option<String>,
+    /// List every tensor of the export with what it is made of, from the model alone
+    #[arg(long)]
+    plan: bool,
     #[command(flatten)]
     model: ModelChoice,
     /// Folder with config.json, and with tokenizer files, which are copied
@@ -47,13 +54,16 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<Outcome> {
-    let destination = Destination::new(&args.dst, Some(format_named("safetensors")?))?;
+    let assets = args.hf_assets.as_deref().map(place::open).transpose()?;
+    let model = args.model.model(assets.as_ref())?;
+    let (Some(src), Some(dst), false) = (&args.src, &args.dst, args.plan) else {
+        return print_plan(&model, args.copying.json).map(|()| Outcome::Ok);
+    };
+    let destination = Destination::new(dst, Some(format_named("safetensors")?))?;
     if destination.file_name.is_some() {
         return Err(CliError::usage("an export is a folder, with config.json beside the weights"));
     }
-    let assets = args.hf_assets.as_deref().map(place::open).transpose()?;
-    let model = args.model.model(assets.as_ref())?;
-    let source: Arc<dyn Reader> = format::open(&place::open(&args.src)?)?;
+    let source: Arc<dyn Reader> = format::open(&place::open(src)?)?;
     let (view, report) = outward(&model, source.clone())?;
     ui::note(format_args!("{}, names of {}", model.name(), report.dialect));
     super::note_left_out(&report.left_out);
@@ -69,6 +79,22 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
         beside.extend(tokenizer_files(assets)?);
     }
     copy(&view, &destination, options, &args.copying, &beside)
+}
+
+fn print_plan(model: &Model, json: bool) -> Result<()> {
+    let made = made_of(model);
+    if json {
+        let tensor = |made: &Made| json!({ "name": made.name, "shape": made.shape, "sources": made.sources });
+        let tensors: Vec<_> = made.iter().map(tensor).collect();
+        return Ok(ui::print_json(&json!({ "model": model.name(), "tensors": tensors }))?);
+    }
+    let mut out = ui::results();
+    for Made { name, shape, sources } in &made {
+        writeln!(out, "{name} {shape:?} <- {}", sources.join(", "))?;
+    }
+    let elements: u64 = made.iter().map(|made| made.shape.iter().product::<u64>()).sum();
+    writeln!(out, "{}: {}, {elements} elements", model.name(), ui::count(made.len(), "tensor"))?;
+    Ok(out.flush()?)
 }
 
 /// The config with the type of what is written; what it said of quantisation is no longer so.

@@ -20,6 +20,7 @@ fn goes_in_and_out() {
             &["to-hf", "TMP/run/step-0", "TMP/dry", "--config", "TMP/assets/config.json", "--dry-run"],
             &["to-hf", "TMP/run/step-0", "TMP/out", "--hf-assets", "TMP/assets", "--shard-size", "200kB"],
             &["diff", TIED, "TMP/out"],
+            &["to-hf", "--plan", "--config", "TMP/assets/config.json"],
             &["from-hf", FP8, "TMP/fp8", "--to", "titan"],
             &[
                 "to-hf",
