@@ -26,6 +26,8 @@ const TILE: u64 = 128;
 const GROUP: u64 = 32;
 /// Rows computed at a time hold about so many elements.
 const ELEMENTS: u64 = 1 << 16;
+/// Longest row, of which one at least is held.
+const COLUMNS_MAX: u64 = 1 << 24;
 /// What the codes of 4 bits stand for; the upper half is negative.
 const CODES: [f32; 16] =
     [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
@@ -84,7 +86,7 @@ pub fn dequantised(source: Arc<dyn Reader>) -> dcp::Result<(Arc<dyn Reader>, usi
     for (fqn, tensor) in from.tensors.iter().filter(|(fqn, _)| !scales.contains(fqn)) {
         let tensor = match packed.get(fqn) {
             None => tensor.clone(),
-            Some(packing) => unpacked(packing, tensor)?,
+            Some(packing) => unpacked(fqn, packing, tensor)?,
         };
         catalog.tensors.insert(fqn.clone(), tensor);
     }
@@ -99,11 +101,15 @@ fn check(fits: bool, fqn: &Fqn, scales: &TensorSpec) -> dcp::Result<()> {
 }
 
 /// The tensor that a packed one stands for: one chunk, in the object of its first.
-fn unpacked(packing: &Packing, tensor: &Tensor) -> dcp::Result<Tensor> {
+fn unpacked(fqn: &Fqn, packing: &Packing, tensor: &Tensor) -> dcp::Result<Tensor> {
     let mut shape = tensor.spec.shape.clone();
     if let Packing::Groups { .. } = packing {
         shape.pop();
-        shape.iter_mut().last().into_iter().for_each(|groups| *groups *= GROUP);
+        shape.iter_mut().last().into_iter().for_each(|groups| *groups = groups.saturating_mul(GROUP));
+    }
+    if shape.last().is_some_and(|&columns| columns > COLUMNS_MAX) {
+        let message = format!("rows of shape {shape:?} have more than {COLUMNS_MAX} elements");
+        return Err(dcp::Error::BadTensor { fqn: fqn.to_string(), message });
     }
     let first = tensor.chunks.all(&tensor.spec.shape)?.into_iter().next();
     let object = first.map_or(0, |chunk| chunk.object);

@@ -4,6 +4,13 @@ use crate::error::{Error, Result};
 use crate::spec::Config;
 use serde_json::Value;
 
+/// Largest size of a dim: of three of them the product has 60 bits.
+const SIZE_MAX: u64 = 1 << 20;
+/// Most layers, and most experts of a layer.
+const COUNT_MAX: u64 = 1 << 12;
+/// Most experts of all layers together, each of which has tensors of its own outside.
+const EXPERTS_MAX: u64 = 1 << 17;
+
 /// A `config.json` with the name that errors give it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reading<'a> {
@@ -18,10 +25,37 @@ impl Reading<'_> {
 
     /// A size above zero under the first of these names that is there.
     pub(super) fn size(&self, names: &[&str]) -> Result<u64> {
+        self.number_up_to(names, SIZE_MAX)
+    }
+
+    /// A number of layers or experts, likewise.
+    pub(super) fn count(&self, names: &[&str]) -> Result<u64> {
+        self.number_up_to(names, COUNT_MAX)
+    }
+
+    /// The longest sequence, which no tensor's size depends on.
+    pub(super) fn positions(&self, otherwise: u64) -> Result<u64> {
+        match self.config.get("max_position_embeddings") {
+            None | Some(Value::Null) => Ok(otherwise),
+            Some(_) => self.number_up_to(&["max_position_embeddings"], u64::MAX),
+        }
+    }
+
+    /// Refuses more experts in all layers together than any model has.
+    pub(super) fn check_experts(&self, layers: u64, experts: u64) -> Result<()> {
+        match layers * experts {
+            all if all > EXPERTS_MAX => {
+                Err(self.bad(format!("{all} experts are over the limit of {EXPERTS_MAX}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn number_up_to(&self, names: &[&str], most: u64) -> Result<u64> {
         let found = names.iter().find_map(|name| self.config.get(*name));
-        let size = found.and_then(Value::as_u64).filter(|&size| (1..=1 << 40).contains(&size));
+        let size = found.and_then(Value::as_u64).filter(|&size| (1..=most).contains(&size));
         size.ok_or_else(|| match found {
-            Some(found) => self.bad(format!("`{}` is {found}, expected a size", names[0])),
+            Some(found) => self.bad(format!("`{}` is {found}, expected a size from 1 to {most}", names[0])),
             None => self.bad(format!("it has no `{}`", names[0])),
         })
     }
@@ -81,4 +115,12 @@ pub(super) fn keep_tokens_below(vocabulary: u64, config: &mut Config) {
     tokens
         .filter(|(_, token)| token.as_u64() >= Some(vocabulary))
         .for_each(|(_, token)| *token = Value::Null);
+}
+
+/// The object that `json!` was given.
+pub(super) fn object(value: Value) -> Config {
+    match value {
+        Value::Object(config) => config,
+        _ => Config::new(),
+    }
 }

@@ -4,7 +4,7 @@
 //! neighbours: nothing is permuted.
 
 use super::Family;
-use super::config::Reading;
+use super::config::{Reading, object};
 use super::decoder::{Builder, depth_std, normal};
 use crate::error::Result;
 use crate::init::Init;
@@ -119,12 +119,12 @@ impl Family for DeepSeekV3 {
         };
         let sizes = Sizes {
             dim: reading.size(&["hidden_size"])?,
-            layers: reading.size(&["num_hidden_layers"])?,
+            layers: reading.count(&["num_hidden_layers"])?,
             dense_layers: optional("first_k_dense_replace")?,
             heads: reading.size(&["num_attention_heads"])?,
             hidden: reading.size(&["intermediate_size"])?,
             vocabulary: reading.size(&["vocab_size"])?,
-            experts: reading.size(&["n_routed_experts", "num_local_experts", "num_experts"])?,
+            experts: reading.count(&["n_routed_experts", "num_local_experts", "num_experts"])?,
             chosen: reading.size(&["num_experts_per_tok"])?,
             shared: optional("n_shared_experts")?,
             expert_hidden: reading.size(&["moe_intermediate_size"])?,
@@ -138,8 +138,12 @@ impl Family for DeepSeekV3 {
             is_v3,
             route_scale: reading.number_or("routed_scaling_factor", 1.0)?,
             mscale: 1.0,
-            next_token_layers: optional("num_nextn_predict_layers")?,
+            next_token_layers: match config.get("num_nextn_predict_layers").and_then(Value::as_u64) {
+                Some(0) | None => 0,
+                Some(_) => reading.count(&["num_nextn_predict_layers"])?,
+            },
         };
+        reading.check_experts(sizes.layers, sizes.experts)?;
         let mut model = sizes.model(object.to_owned());
         model.config = config.clone();
         // What is not written is not promised.
@@ -279,9 +283,6 @@ impl Sizes {
             "bos_token_id": 0,
             "eos_token_id": 1,
         });
-        match config {
-            Value::Object(config) => config,
-            _ => Config::new(),
-        }
+        object(config)
     }
 }

@@ -4,7 +4,7 @@
 //! one for each of query, key and value outside; the two halves of the last modulation in the other order.
 
 use super::Family;
-use super::config::Reading;
+use super::config::{Reading, object};
 use super::decoder::Builder;
 use crate::error::Result;
 use crate::init::Init;
@@ -66,14 +66,17 @@ impl Family for Flux {
         let sizes = Sizes {
             dim: heads * reading.size(&["attention_head_dim"])?,
             heads,
-            double: reading.size(&["num_layers"])?,
-            single: reading.size(&["num_single_layers"])?,
+            double: reading.count(&["num_layers"])?,
+            single: reading.count(&["num_single_layers"])?,
             channels_in,
             channels_out: reading.size_or("out_channels", channels_in)?,
             pooled: reading.size(&["pooled_projection_dim"])?,
             context: reading.size(&["joint_attention_dim"])?,
             axes: axes.map_or(vec![16, 56, 56], |axes| axes.iter().filter_map(Value::as_u64).collect()),
         };
+        if sizes.dim > 1 << 20 {
+            return Err(reading.bad(format!("{heads} heads make up {}, too many", sizes.dim)));
+        }
         let mut model = sizes.model(object.to_owned());
         model.config = config.clone();
         // Natively there is no such part.
@@ -229,10 +232,7 @@ impl Sizes {
             "guidance_embeds": false,
             "axes_dims_rope": self.axes,
         });
-        match config {
-            Value::Object(config) => config,
-            _ => Config::new(),
-        }
+        object(config)
     }
 }
 

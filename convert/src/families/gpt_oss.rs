@@ -5,13 +5,13 @@
 //! they have not, so that the name decides, never the shape, which is square.
 
 use super::Family;
-use super::config::Reading;
+use super::config::{Reading, object};
 use super::decoder::{Builder, depth_std, normal};
 use crate::error::Result;
 use crate::init::Init;
 use crate::link::Link;
 use crate::spec::{Config, Model};
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// The family.
 #[derive(Debug)]
@@ -64,13 +64,13 @@ impl Family for GptOss {
         let dim = reading.size(&["hidden_size"])?;
         let sizes = Sizes {
             dim,
-            layers: reading.size(&["num_hidden_layers"])?,
+            layers: reading.count(&["num_hidden_layers"])?,
             heads,
             kv_heads: reading.size_or("num_key_value_heads", heads)?,
             head_dim: reading.size_or("head_dim", dim / heads)?,
             expert_hidden: reading.size(&["intermediate_size"])?,
             vocabulary: reading.size(&["vocab_size"])?,
-            experts: reading.size(&["num_local_experts", "num_experts"])?,
+            experts: reading.count(&["num_local_experts", "num_experts"])?,
             chosen: reading.size(&["num_experts_per_tok", "experts_per_token"])?,
         };
         let mut model = sizes.model(object.to_owned());
@@ -183,9 +183,6 @@ impl Sizes {
             "eos_token_id": 200_002,
             "pad_token_id": 199_999,
         });
-        match config {
-            Value::Object(config) => config,
-            _ => Config::new(),
-        }
+        object(config)
     }
 }

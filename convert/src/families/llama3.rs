@@ -4,7 +4,7 @@
 //! transformers two halves of a head: the rows of wq and wk are permuted.
 
 use super::Family;
-use super::config::Reading;
+use super::config::{Reading, object};
 use super::decoder::{Attention, Builder};
 use crate::error::Result;
 use crate::spec::{Config, Model};
@@ -88,7 +88,7 @@ impl Family for Llama3 {
         let (rope_theta, rope_scaling) = reading.rope(10_000.0)?;
         let sizes = Sizes {
             dim,
-            layers: reading.size(&["num_hidden_layers"])?,
+            layers: reading.count(&["num_hidden_layers"])?,
             heads,
             kv_heads: reading.size_or("num_key_value_heads", heads)?,
             hidden: reading.size(&["intermediate_size"])?,
@@ -97,7 +97,7 @@ impl Family for Llama3 {
             norm_eps: reading.number_or("rms_norm_eps", 1e-6)?,
             rope_theta,
             rope_scaling,
-            position_max: reading.size_or("max_position_embeddings", 2048)?,
+            position_max: reading.positions(2048)?,
         };
         let head_dim = reading.size_or("head_dim", dim / heads)?;
         if dim % heads != 0 || head_dim != dim / heads || head_dim % 2 != 0 || heads % sizes.kv_heads != 0 {
@@ -167,9 +167,6 @@ impl Sizes {
             "pretraining_tp": 1,
             "use_cache": true,
         });
-        match config {
-            Value::Object(config) => config,
-            _ => Config::new(),
-        }
+        object(config)
     }
 }

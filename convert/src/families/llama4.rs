@@ -4,7 +4,7 @@
 //! permuted. Experts are stacks on both sides, outside with the last two dims the other way round, and gate and up in one.
 
 use super::Family;
-use super::config::{Reading, keep_tokens_below};
+use super::config::{Reading, keep_tokens_below, object};
 use super::decoder::{Attention, Builder, STD, depth_std, normal};
 use crate::error::Result;
 use crate::link::Link;
@@ -107,19 +107,19 @@ impl Family for Llama4 {
         let (rope_theta, rope_scaling) = reading.rope(500_000.0)?;
         let sizes = Sizes {
             dim,
-            layers: reading.size(&["num_hidden_layers"])?,
+            layers: reading.count(&["num_hidden_layers"])?,
             heads,
             kv_heads: reading.size_or("num_key_value_heads", heads)?,
             head_dim: reading.size_or("head_dim", dim / heads)?,
             hidden: reading.size(&["intermediate_size_mlp"])?,
             expert_hidden: reading.size(&["intermediate_size"])?,
             vocabulary: reading.size(&["vocab_size"])?,
-            experts: reading.size(&["num_local_experts"])?,
+            experts: reading.count(&["num_local_experts"])?,
             chosen: reading.size_or("num_experts_per_tok", 1)?,
             step: reading.size_or("interleave_moe_layer_step", 1)?,
             rope_theta,
             rope_scaling,
-            position_max: reading.size_or("max_position_embeddings", 131_072)?,
+            position_max: reading.positions(131_072)?,
             prefix,
             chunk: None,
         };
@@ -222,7 +222,7 @@ impl Sizes {
             "eos_token_id": 200_001,
             "pad_token_id": 200_018,
         });
-        let Value::Object(mut config) = config else { return Config::new() };
+        let mut config = object(config);
         keep_tokens_below(self.vocabulary, &mut config);
         config
     }

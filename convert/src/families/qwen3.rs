@@ -4,7 +4,7 @@
 //! nothing is permuted. Heads have a size of their own.
 
 use super::Family;
-use super::config::{Reading, keep_tokens_below};
+use super::config::{Reading, keep_tokens_below, object};
 use super::decoder::{Attention, Builder, depth_std, normal};
 use crate::error::Result;
 use crate::spec::{Config, Model};
@@ -102,7 +102,7 @@ impl Family for Qwen3 {
                 );
             }
             Ok(Experts {
-                count: reading.size(&["num_experts", "num_local_experts", "n_routed_experts"])?,
+                count: reading.count(&["num_experts", "num_local_experts", "n_routed_experts"])?,
                 chosen: reading.size(&["num_experts_per_tok"])?,
                 hidden: reading.size(&["moe_intermediate_size"])?,
             })
@@ -110,7 +110,7 @@ impl Family for Qwen3 {
         let (rope_theta, rope_scaling) = reading.rope(10_000.0)?;
         let sizes = Sizes {
             dim: reading.size(&["hidden_size"])?,
-            layers: reading.size(&["num_hidden_layers"])?,
+            layers: reading.count(&["num_hidden_layers"])?,
             heads,
             kv_heads: reading.size_or("num_key_value_heads", heads)?,
             head_dim: reading.size_or("head_dim", 128)?,
@@ -121,8 +121,9 @@ impl Family for Qwen3 {
             norm_eps: reading.number_or("rms_norm_eps", 1e-6)?,
             rope_theta,
             rope_scaling,
-            position_max: reading.size_or("max_position_embeddings", 32_768)?,
+            position_max: reading.positions(32_768)?,
         };
+        reading.check_experts(sizes.layers, sizes.experts.map_or(0, |experts| experts.count))?;
         let mut model = sizes.model(object.to_owned());
         model.config = config.clone();
         Ok(model)
@@ -203,7 +204,7 @@ impl Sizes {
             "bos_token_id": 151_643,
             "eos_token_id": 151_645,
         });
-        let Value::Object(mut config) = config else { return Config::new() };
+        let mut config = object(config);
         keep_tokens_below(self.vocabulary, &mut config);
         if let Some(Experts { count, chosen, hidden }) = self.experts {
             let experts = [

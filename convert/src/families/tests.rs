@@ -115,12 +115,17 @@ fn configs_that_cannot_be_are_named() {
     assert!(wrong(|config| drop(config.remove("hidden_size"))).contains("no `hidden_size`"));
     assert!(wrong(|config| config["vocab_size"] = "x".into()).contains("`vocab_size` is \"x\""));
     assert!(wrong(|config| config["vocab_size"] = u64::MAX.into()).contains("expected a size"));
+    assert!(wrong(|config| config["num_hidden_layers"] = 1_000_000.into()).contains("from 1 to 4096"));
     assert!(wrong(|config| config["num_attention_heads"] = 33.into()).contains("33 heads"));
     assert!(wrong(|config| config["attention_bias"] = true.into()).contains("attention_bias"));
     assert!(wrong(|config| config["model_type"] = "bert".into()).contains("bert"));
     assert!(wrong(|config| drop(config.remove("model_type"))).contains("no `model_type`"));
     assert!(of_config("config.json", "[]").unwrap_err().to_string().contains("not a JSON object"));
     assert!(by_name("llama3:9B").unwrap_err().to_string().contains("llama3:8B"));
+    let mut config = by_name("qwen3:30B-A3B").unwrap().config;
+    (config["num_hidden_layers"], config["num_experts"]) = (4096.into(), 4096.into());
+    let many = of_config("config.json", &serde_json::to_string(&config).unwrap()).unwrap_err();
+    assert!(many.to_string().contains("16777216 experts"), "{many}");
     // Transformers 5 keeps the rotary settings together.
     let mut config = by_name("qwen3:0.6B").unwrap().config;
     let old = of_config("config.json", &serde_json::to_string(&config).unwrap()).unwrap();
