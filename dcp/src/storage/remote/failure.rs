@@ -21,7 +21,7 @@ pub(super) fn failure(object: &str, action: &'static str, error: StoreError) -> 
     let object = object.to_owned();
     let text = said(&error);
     let code = element(&text, "Code");
-    if METADATA_SERVICES.iter().any(|service| text.contains(service)) {
+    if lacks_credentials(&error) {
         return Error::NoAccess { object, action, why: NO_CREDENTIALS.to_owned() };
     }
     match (&error, code) {
@@ -40,6 +40,12 @@ pub(super) fn failure(object: &str, action: &'static str, error: StoreError) -> 
             _ => io_failure(object, action, &error),
         },
     }
+}
+
+/// Whether the client has asked the machine for a role of its own, which it does where it was given no credentials.
+pub(super) fn lacks_credentials(error: &StoreError) -> bool {
+    let text = said(error);
+    METADATA_SERVICES.iter().any(|service| text.contains(service))
 }
 
 /// An error without a meaning of its own.
@@ -149,6 +155,7 @@ mod tests {
         let text = "Error performing PUT http://169.254.169.254/latest/api/token in 3.1ms - 403 Forbidden";
         let error = failure("s3://b/o", "listing", generic(text));
         assert!(error.to_string().contains("set AWS_ACCESS_KEY_ID"), "{error}");
+        assert!(lacks_credentials(&generic(text)) && !lacks_credentials(&generic("503 SlowDown")));
     }
 
     #[test]

@@ -80,7 +80,9 @@ impl Requests {
         let options = SignedUrlOptions::default().with_query(query.iter().copied());
         let signed = self.signer.signed_url_opts(Method::GET, path, SIGNATURE_LIFETIME, &options).await;
         let url = signed.map_err(|error| match error {
-            error @ StoreError::Generic { .. } => Failure::Again(std::io::Error::other(error)),
+            error @ StoreError::Generic { .. } if !super::failure::lacks_credentials(&error) => {
+                Failure::Again(std::io::Error::other(error))
+            }
             error => Failure::Final(super::failure::failure(object, action, error)),
         })?;
         let mut request = HttpRequest::new(HttpRequestBody::empty());
