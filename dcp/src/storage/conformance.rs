@@ -100,8 +100,12 @@ fn racing_writers(store: &dyn Storage, home: &Key) {
             for id in 0..WRITERS {
                 let (key, start, winner, winners) = (&key, &start, &winner, &winners);
                 scope.spawn(move || {
+                    let bytes = [id as u8; 1000];
+                    // In every other round all have written everything before any finishes.
+                    let writer = (round % 2 == 1).then(|| store.create(key, Some(1000)).unwrap());
+                    writer.iter().for_each(|writer| writer.write_at(0, &bytes).unwrap());
                     start.wait();
-                    match store.put(key, &[id as u8; 1000]) {
+                    match writer.map_or_else(|| store.put(key, &bytes), ObjectWriter::finish) {
                         Ok(()) => {
                             winner.store(id, Ordering::Relaxed);
                             winners.fetch_add(1, Ordering::Relaxed);
