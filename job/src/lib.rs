@@ -1,0 +1,4 @@
+//! A training job before it runs: its configuration, its mesh, and the program of its step.
+//!
+//! Without libtorch, so that the trainer and the planner read the same job: the trainer runs the program, the planner
+//! simulates it.
