@@ -2,3 +2,5 @@
 //!
 //! Without libtorch, so that the trainer and the planner read the same job: the trainer runs the program, the planner
 //! simulates it.
+
+pub mod program;

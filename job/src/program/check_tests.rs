@@ -1,0 +1,137 @@
+//! Every program of a small domain is sound; every way to break one is found.
+
+use super::super::{Plan, Reduction, Reshard, UnitPlan, build};
+use super::*;
+
+fn plans() -> impl Iterator<Item = Plan> {
+    let reshards = [Reshard::Default, Reshard::Always, Reshard::Never];
+    let reductions = [Reduction::EveryMicrobatch, Reduction::Last];
+    let sizes = (1..=5u32).flat_map(|units| (1..=3u32).map(move |microbatches| (units, microbatches)));
+    sizes.flat_map(move |(units, microbatches)| {
+        // Which units are computed again, as bits.
+        (0..1u32 << units).flat_map(move |recompute| {
+            reshards.into_iter().flat_map(move |reshard| {
+                reductions.into_iter().flat_map(move |reduction| {
+                    (0..=3u32).flat_map(move |prefetch_units| {
+                        [(true, 1), (true, 2), (false, 1)].map(|(gathered, reductions_max)| Plan {
+                            units: (0..units)
+                                .map(|unit| UnitPlan { recompute: recompute >> unit & 1 == 1 })
+                                .collect(),
+                            microbatches,
+                            gathered,
+                            reshard,
+                            prefetch_units,
+                            reduction,
+                            reductions_max,
+                        })
+                    })
+                })
+            })
+        })
+    })
+}
+
+#[test]
+fn every_program_of_a_small_domain_is_sound() {
+    let mut count = 0;
+    for plan in plans() {
+        let program = build(&plan);
+        let most = check(&program, plan.gathered).unwrap_or_else(|fault| panic!("{plan:?}: {fault}"));
+        let units = plan.units.len() as u32;
+        let recomputed = plan.units.iter().filter(|unit| unit.recompute).count() as u32;
+        let whole = match (plan.gathered, plan.reshard) {
+            (false, _) => 0,
+            (true, Reshard::Never) => units,
+            (true, _) => units.min(plan.prefetch_units + 1),
+        };
+        let whole_most = match plan.reshard {
+            // The last unit stays while the first are prefetched for nothing else.
+            Reshard::Default if plan.gathered => units.min(whole + 1),
+            _ => whole,
+        };
+        assert!((whole..=whole_most).contains(&most.whole_units), "{plan:?}: {most:?}");
+        assert_eq!(most.inputs, recomputed, "{plan:?}");
+        // On the way back a unit is computed again while those before it are still kept.
+        let kept = |until: usize| plan.units[..until].iter().filter(|unit| !unit.recompute).count() as u32;
+        let again = (0..plan.units.len()).filter(|&unit| plan.units[unit].recompute);
+        let graphs = again.map(|unit| kept(unit) + 1).chain([kept(plan.units.len())]).max();
+        assert_eq!(Some(most.graphs), graphs, "{plan:?}");
+        let gradients = match plan.reduction {
+            Reduction::EveryMicrobatch => units.min(plan.reductions_max.max(1) + 1),
+            Reduction::Last if plan.microbatches == 1 => units.min(plan.reductions_max.max(1) + 1),
+            Reduction::Last => units,
+        };
+        assert!(most.whole_gradients <= gradients, "{plan:?}: {most:?}");
+        count += 1;
+    }
+    assert_eq!(count, 13_392);
+}
+
+/// Leaving out any instruction but a prefetch order is noticed, and so is doing any twice.
+#[test]
+fn a_program_with_an_instruction_less_or_more_is_refused() {
+    for plan in plans().filter(|plan| plan.units.len() <= 3 && plan.microbatches <= 2) {
+        let program = build(&plan);
+        for at in 0..program.instructions.len() {
+            let mut short = program.clone();
+            let removed = short.instructions.remove(at);
+            assert!(check(&short, plan.gathered).is_err(), "{plan:?} without {removed}");
+            let mut long = program.clone();
+            long.instructions.insert(at, removed);
+            let twice = check(&long, plan.gathered);
+            assert!(twice.is_err() || removed == Instruction::WaitStaged, "{plan:?} with {removed} twice");
+        }
+    }
+}
+
+#[test]
+fn a_swapped_pair_is_refused_where_it_matters() {
+    let plan = Plan {
+        units: vec![UnitPlan { recompute: true }; 3],
+        microbatches: 2,
+        gathered: true,
+        reshard: Reshard::Always,
+        prefetch_units: 0,
+        reduction: Reduction::EveryMicrobatch,
+        reductions_max: 1,
+    };
+    let program = build(&plan);
+    let mut refused = 0;
+    for at in 1..program.instructions.len() {
+        let mut swapped = program.clone();
+        swapped.instructions.swap(at - 1, at);
+        let pair = (program.instructions[at - 1], program.instructions[at]);
+        let is_free = |instruction| {
+            matches!(
+                instruction,
+                Instruction::Gather(_)
+                    | Instruction::Free(_)
+                    | Instruction::Reduce(_)
+                    | Instruction::FinishReduce(_)
+                    | Instruction::WaitStaged
+            )
+        };
+        match check(&swapped, true) {
+            Err(_) => refused += 1,
+            Ok(_) => assert!(is_free(pair.0) || is_free(pair.1), "{} before {}", pair.1, pair.0),
+        }
+    }
+    assert!(refused > program.instructions.len() / 2, "{refused} of {}", program.instructions.len());
+}
+
+#[test]
+fn a_fault_says_where_and_why() {
+    let plan = Plan {
+        units: vec![UnitPlan { recompute: false }; 2],
+        microbatches: 1,
+        gathered: true,
+        reshard: Reshard::Default,
+        prefetch_units: 1,
+        reduction: Reduction::EveryMicrobatch,
+        reductions_max: 1,
+    };
+    let mut program = build(&plan);
+    program.instructions.retain(|instruction| *instruction != Instruction::Gather(Unit(1)));
+    let fault = check(&program, true).unwrap_err();
+    assert_eq!(fault.to_string(), "instruction 4 (Forward 1.0): its parameters are not whole");
+}

@@ -1,0 +1,28 @@
+//! The step as a program: what a rank does in one training step, in order, as data.
+//!
+//! Sharding policy, prefetch, activation checkpointing and accumulation are choices of [`build`](build::build); a model
+//! knows none of them. [`check`](check::check) runs a program on paper: every unit is there when it is used and gone when
+//! it is not, every activation is made once and used up, and the most of each that is held at a time is counted. What
+//! runs it for real and what simulates it read the same list.
+//!
+//! A *unit* is what fully sharded data parallelism gathers as one: the embedding, a block, the norm and output together
+//! (PyTorch FSDP2, torchtitan 0.2 `apply_fsdp`). A *microbatch* is what passes through the model at a time.
+
+mod build;
+mod check;
+mod instruction;
+
+pub use build::{Plan, Reduction, Reshard, UnitPlan, build};
+pub use check::{Fault, HighWater, check};
+pub use instruction::{Instruction, Keep, Microbatch, Unit};
+
+/// One rank's step.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Program {
+    /// Units of the model, in the order of the forward pass.
+    pub units: u32,
+    /// Microbatches of the step.
+    pub microbatches: u32,
+    /// What to do, in this order. An instruction that begins communication does not wait for it.
+    pub instructions: Vec<Instruction>,
+}
