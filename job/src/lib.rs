@@ -3,4 +3,13 @@
 //! Without libtorch, so that the trainer and the planner read the same job: the trainer runs the program, the planner
 //! simulates it.
 
+pub mod batch;
+pub mod config;
+pub mod error;
+pub mod flops;
+pub mod lr;
+pub mod mesh;
+pub mod presets;
 pub mod program;
+
+pub use error::{Error, Result};
