@@ -48,7 +48,7 @@ impl Flags {
             }
             return;
         }
-        let attached = attached.or_else(|| args.next_if(|next| !next.starts_with("--")));
+        let attached = attached.or_else(|| args.next_if(|next| !next.starts_with("--") && next != "-h"));
         match (table::key(&path), attached) {
             (Some(row), Some(value)) => self.assign(row, (row.key.of_text)(&value)),
             (Some(row), None) => self.problem(format!(

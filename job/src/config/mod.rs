@@ -20,3 +20,6 @@ pub use key::{Key, RefusedValue, Rule, Status};
 pub use load::{Origin, Parsed};
 pub use setting::{Setting, Value};
 pub use table::*;
+
+#[cfg(test)]
+mod tests;
