@@ -27,7 +27,9 @@ pub enum BatchError {
     #[error("training.local_batch_size = 0: a step needs a sequence")]
     Empty,
 
-    #[error("training.global_batch_size = 0: a step needs a sequence; -1 means {local} per data-parallel rank")]
+    #[error(
+        "training.global_batch_size = 0: a step needs a sequence; -1 means {local} per data-parallel rank"
+    )]
     GlobalEmpty { local: u64 },
 
     #[error(
@@ -42,7 +44,9 @@ pub enum BatchError {
     )]
     Microbatch { local: u64, microbatch: u64 },
 
-    #[error("training.local_batch_size = {local}: over {data_parallel} data-parallel ranks it is beyond 64 bits")]
+    #[error(
+        "training.local_batch_size = {local}: over {data_parallel} data-parallel ranks it is beyond 64 bits"
+    )]
     TooLarge { local: u64, data_parallel: u64 },
 }
 

@@ -64,8 +64,10 @@ pub enum Place {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Place::File { path, line, column } = &self.place {
-            write!(f, "{}:{line}:{column}: ", path.display())?;
+        match &self.place {
+            Place::File { path, line, column } => write!(f, "{}:{line}:{column}: ", path.display())?,
+            Place::Flag => f.write_str("command line: ")?,
+            Place::Whole => {}
         }
         f.write_str(&self.message)
     }

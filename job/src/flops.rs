@@ -62,7 +62,8 @@ pub fn per_token(model: &Model, seq_len: u64) -> Result<u64> {
     };
     let attention = u128::from(layers) * u128::from(heads) * u128::from(head_dims) * u128::from(seq_len);
     let flops = 6 * (u128::from(parameters(model)?.active) + attention);
-    u64::try_from(flops).map_err(|_| no_flops(model, format!("sequences of {seq_len} tokens are too long to count")))
+    u64::try_from(flops)
+        .map_err(|_| no_flops(model, format!("sequences of {seq_len} tokens are too long to count")))
 }
 
 /// Model FLOPS utilisation in percent: `tokens_per_second` of one device, as a share of its peak.
@@ -115,7 +116,8 @@ pub fn peak(device: &str, compute_units: Option<u32>) -> Peak {
         return known(512.0 * f64::from(units) * 1.3e9);
     }
     let device = device.to_ascii_lowercase();
-    let row = PEAKS.iter().find(|(words, _)| words.iter().all(|word| device.contains(&word.to_ascii_lowercase())));
+    let row =
+        PEAKS.iter().find(|(words, _)| words.iter().all(|word| device.contains(&word.to_ascii_lowercase())));
     row.map_or(Peak { flops: PEAK_UNKNOWN, is_known: false }, |(_, flops)| known(*flops))
 }
 
@@ -131,7 +133,8 @@ fn is_second(model: &Model, param: &Param) -> bool {
 
 /// A size in the model's config, in that of its text part where it has several.
 fn size(model: &Model, names: &[&str]) -> Result<u64> {
-    let text = model.config.get("text_config").and_then(serde_json::Value::as_object).unwrap_or(&model.config);
+    let text =
+        model.config.get("text_config").and_then(serde_json::Value::as_object).unwrap_or(&model.config);
     let found = names.iter().find_map(|name| text.get(*name)?.as_u64());
     found.filter(|size| *size > 0).ok_or_else(|| no_flops(model, format!("its config has no `{}`", names[0])))
 }
@@ -177,7 +180,8 @@ mod tests {
     fn attention_counts_keys_and_values() {
         // Latent attention: 16 heads of 128 + 64 and 128, 6 layers.
         let model = model("deepseek_v3:debugmodel");
-        let attention = |seq_len| per_token(&model, seq_len).unwrap() - 6 * parameters(&model).unwrap().active;
+        let attention =
+            |seq_len| per_token(&model, seq_len).unwrap() - 6 * parameters(&model).unwrap().active;
         assert_eq!(attention(2048), 6 * 6 * 16 * (128 + 64 + 128) * 2048);
     }
 

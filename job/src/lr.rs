@@ -92,7 +92,10 @@ mod tests {
         let half = 0.1 + 0.9 * 0.5 * (1.0 + (0.6 * std::f64::consts::PI).cos());
         assert_eq!(factors(cosine, 10)[8], (half * 1e12).round() / 1e12);
         let sqrt = schedule(10, 2, Some(0.4), DecayType::Sqrt, 0.0);
-        assert_eq!(factors(sqrt, 10)[7..], [0.5, (1e12 * (1.0 - 0.5f64.sqrt())).round() / 1e12, 0.133974596216]);
+        assert_eq!(
+            factors(sqrt, 10)[7..],
+            [0.5, (1e12 * (1.0 - 0.5f64.sqrt())).round() / 1e12, 0.133974596216]
+        );
     }
 
     #[test]

@@ -294,7 +294,9 @@ impl ParallelDims {
         (0..self.size(group))
             .map(|place| {
                 let mut rest = place;
-                for (index, axis) in mesh.axes().iter().enumerate().rev().filter(|(index, _)| is_of_group[*index]) {
+                for (index, axis) in
+                    mesh.axes().iter().enumerate().rev().filter(|(index, _)| is_of_group[*index])
+                {
                     coordinates[index] = rest % axis.size;
                     rest /= axis.size;
                 }

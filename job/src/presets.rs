@@ -50,7 +50,9 @@ pub static PRESETS: &[Preset] = presets! {
 pub fn toml(name: &str) -> Result<&'static str> {
     let known = || PRESETS.iter().map(|preset| preset.name).collect::<Vec<_>>().join(", ");
     let found = PRESETS.iter().find(|preset| preset.name == name);
-    found.map(|preset| preset.toml).ok_or_else(|| Error::NoSuchPreset { name: name.to_owned(), known: known() })
+    found
+        .map(|preset| preset.toml)
+        .ok_or_else(|| Error::NoSuchPreset { name: name.to_owned(), known: known() })
 }
 
 impl Config {
@@ -105,7 +107,8 @@ mod tests {
     #[test]
     fn what_a_preset_says_that_is_refused_can_be_turned_off() {
         let read = |_: &Path| -> std::io::Result<String> { panic!("a preset is not a file") };
-        let args = ["--job.config_file=preset:deepseek_v3_16b", "--compile.no-enable", "--training.steps", "7"];
+        let args =
+            ["--job.config_file=preset:deepseek_v3_16b", "--compile.no-enable", "--training.steps", "7"];
         let parsed = Config::from_args(args, read).unwrap();
         assert_eq!(parsed.config.training.steps, 7);
         assert_eq!(parsed.config.parallelism.expert_parallel_degree, 8);

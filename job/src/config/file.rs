@@ -102,7 +102,9 @@ fn value_from(value: &DeValue<'_>) -> Value {
         DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
             .map_or(Value::Other("an integer beyond 64 bits"), Value::Int),
         DeValue::Float(number) => number.as_str().parse().map_or(Value::Other("a number"), Value::Float),
-        DeValue::Array(values) => Value::List(values.iter().map(|value| value_from(value.get_ref())).collect()),
+        DeValue::Array(values) => {
+            Value::List(values.iter().map(|value| value_from(value.get_ref())).collect())
+        }
         DeValue::Table(_) => Value::Other("a table"),
         DeValue::Datetime(_) => Value::Other("a date or time"),
     }

@@ -1,9 +1,9 @@
 //! The command line as assignments.
 
 use super::load::Assignment;
+use super::names;
 use super::setting::Value;
 use super::table::{self, KeyRow};
-use super::names;
 use crate::error::{Place, Problem};
 use std::iter::Peekable;
 
@@ -104,9 +104,9 @@ fn unknown(name: &str, path: &str) -> String {
     if let Some((row, _)) = path.strip_prefix("no_").and_then(switch) {
         return format!("there is no flag `--{name}`; write `--{}`", off_flag(row));
     }
-    let valued = path.rsplit_once('.').and_then(|(section, name)| {
-        table::key(&format!("{section}.{}", name.strip_prefix("no_")?))
-    });
+    let valued = path
+        .rsplit_once('.')
+        .and_then(|(section, name)| table::key(&format!("{section}.{}", name.strip_prefix("no_")?)));
     if let Some(row) = valued {
         let expected = (row.key.expected)();
         return format!("there is no flag `--{name}`: `{}` is not on or off, but {expected}", row.path);

@@ -47,7 +47,8 @@ pub fn reference() -> String {
         for KeyRow { key, default, .. } in &section.keys {
             let mark = if key.is_ours { " **+**" } else { "" };
             let kind = (key.short)();
-            let default = if *default == Value::Text(String::new()) { String::new() } else { format!("`{default}`") };
+            let default =
+                if *default == Value::Text(String::new()) { String::new() } else { format!("`{default}`") };
             let (meaning, status) = (meaning(key), status(key));
             let _ = writeln!(text, "| {}{mark} | {kind} | {default} | {meaning} | {status} |", key.name);
         }
@@ -58,7 +59,7 @@ pub fn reference() -> String {
 /// Meaning and legal values.
 fn meaning(key: &Key) -> String {
     match key.rule {
-        Some(rule) => format!("{} Must be {rule}.", key.doc),
+        Some(rule) => format!("{} It {rule}.", key.doc),
         None => key.doc.to_owned(),
     }
 }

@@ -70,8 +70,10 @@ pub enum Rule {
     AtLeast(i64),
     /// -1, or so much or more.
     MinusOneOrAtLeast(i64),
-    /// Any but this.
-    Not(i64),
+    /// 0, or so much or more.
+    ZeroOrAtLeast(i64),
+    /// Any but 0.
+    NotZero,
     /// More than 0.
     Positive,
     /// From 0 to 1.
@@ -92,7 +94,8 @@ impl Rule {
         match self {
             Rule::AtLeast(least) => number >= least as f64,
             Rule::MinusOneOrAtLeast(least) => number == -1.0 || number >= least as f64,
-            Rule::Not(bad) => number != bad as f64,
+            Rule::ZeroOrAtLeast(least) => number == 0.0 || number >= least as f64,
+            Rule::NotZero => number != 0.0,
             Rule::Positive => number > 0.0,
             Rule::Fraction => (0.0..=1.0).contains(&number),
             Rule::BelowOne => (0.0..1.0).contains(&number),
@@ -101,16 +104,18 @@ impl Rule {
     }
 }
 
+/// As a phrase: `must be at least 1`.
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Rule::AtLeast(least) => write!(f, "at least {least}"),
-            Rule::MinusOneOrAtLeast(least) => write!(f, "-1, or at least {least}"),
-            Rule::Not(bad) => write!(f, "not {bad}"),
-            Rule::Positive => f.write_str("more than 0"),
-            Rule::Fraction => f.write_str("from 0 to 1"),
-            Rule::BelowOne => f.write_str("from 0 to less than 1"),
-            Rule::NotEmpty => f.write_str("not empty"),
+            Rule::AtLeast(least) => write!(f, "must be at least {least}"),
+            Rule::MinusOneOrAtLeast(least) => write!(f, "must be -1, or at least {least}"),
+            Rule::ZeroOrAtLeast(least) => write!(f, "must be 0, or at least {least}"),
+            Rule::NotZero => f.write_str("must not be 0"),
+            Rule::Positive => f.write_str("must be more than 0"),
+            Rule::Fraction => f.write_str("must be from 0 to 1"),
+            Rule::BelowOne => f.write_str("must be from 0 to less than 1"),
+            Rule::NotEmpty => f.write_str("must not be empty"),
         }
     }
 }

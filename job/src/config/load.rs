@@ -177,7 +177,8 @@ impl Load {
             return;
         }
         self.notes.push(
-            "model.tokenizer_path is the old name of model.hf_assets_path; the value was taken for it".to_owned(),
+            "model.tokenizer_path is the old name of model.hf_assets_path; the value was taken for it"
+                .to_owned(),
         );
         self.origins.remove("model.tokenizer_path");
         self.origins.insert("model.hf_assets_path".to_owned(), place);

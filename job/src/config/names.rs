@@ -7,10 +7,12 @@ use std::cmp::Reverse;
 const SIMILARITY_MIN: f64 = 0.6;
 /// How alike the last parts of two paths must be for the rest not to matter.
 const KEY_SIMILARITY_MIN: f64 = 0.8;
+/// How much less alike than the first the others may be.
+const SIMILARITY_GAP: f64 = 0.15;
 /// How many are told.
 const SUGGESTIONS_MAX: usize = 3;
 
-/// `; did you mean ...?` with the keys most like a path; empty where none is.
+/// `; did you mean ...` with the keys most like a path; empty where none is.
 pub(super) fn keys_like(path: &str) -> String {
     let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
     let wanted = last(path);
@@ -33,7 +35,9 @@ pub(super) fn sections_like(path: &str) -> String {
 pub(crate) fn near<'a>(names: impl Iterator<Item = &'a str>, score: impl Fn(&str) -> f64) -> String {
     let mut scored: Vec<(f64, &str)> = names.map(|name| (score(name), name)).collect();
     scored.retain(|(score, _)| *score >= SIMILARITY_MIN);
+    let best = scored.iter().map(|(score, _)| *score).fold(0.0, f64::max);
+    scored.retain(|(score, _)| *score >= best - SIMILARITY_GAP);
     scored.sort_by_key(|(score, name)| (Reverse((score * 1e6) as u64), *name));
     let names: Vec<_> = scored.iter().take(SUGGESTIONS_MAX).map(|(_, name)| format!("`{name}`")).collect();
-    if names.is_empty() { String::new() } else { format!("; did you mean {}?", names.join(" or ")) }
+    if names.is_empty() { String::new() } else { format!("; did you mean {}", names.join(" or ")) }
 }

@@ -7,7 +7,7 @@ use super::names;
 use super::table::Config;
 use crate::batch::Batch;
 use crate::error::{Error, Place, Problem, Result};
-use crate::mesh::ParallelDims;
+use crate::mesh::{MeshError, ParallelDims};
 use convert::families;
 use convert::spec::Model;
 
@@ -65,7 +65,7 @@ impl Check<'_> {
         for (row, value) in self.config.values() {
             if let Some(rule) = row.key.rule {
                 self.must(rule.holds(&value), || {
-                    format!("{} = {value}: it must be {rule}; the default is {}", row.path, row.default)
+                    format!("{} = {value}: it {rule}; the default is {}", row.path, row.default)
                 });
             }
         }
@@ -77,7 +77,7 @@ impl Check<'_> {
             let known = || families::FAMILIES.iter().map(|family| family.name());
             let near = names::near(known(), |name| strsim::normalized_damerau_levenshtein(name, &model.name));
             self.problems.push(format!(
-                "model.name = {:?}: there is no such family{near} Known: {}",
+                "model.name = {:?}: there is no such family{near}; known: {}",
                 model.name,
                 known().collect::<Vec<_>>().join(", ")
             ));
@@ -99,7 +99,9 @@ impl Check<'_> {
         let dims = match ParallelDims::new(&self.config.parallelism, world) {
             Ok(dims) => dims,
             Err(errors) => {
-                self.problems.extend(errors.iter().map(|error| format!("parallelism: {error}")));
+                // A degree that is none is told with its key.
+                let told = |error: &&MeshError| !matches!(error, MeshError::Degree { .. }) || world == 0;
+                self.problems.extend(errors.iter().filter(told).map(|error| format!("parallelism: {error}")));
                 return None;
             }
         };
@@ -132,7 +134,8 @@ impl Check<'_> {
     fn pipeline(&mut self) {
         let parallelism = &self.config.parallelism;
         let schedule = parallelism.pipeline_parallel_schedule;
-        let has_csv = parallelism.pipeline_parallel_schedule_csv.as_ref().is_some_and(|path| !path.is_empty());
+        let has_csv =
+            parallelism.pipeline_parallel_schedule_csv.as_ref().is_some_and(|path| !path.is_empty());
         let needs_csv = matches!(schedule, PipelineSchedule::Single | PipelineSchedule::Multi);
         let is_pipelined = parallelism.pipeline_parallel_degree > 1;
         self.must(!(is_pipelined && needs_csv && !has_csv), || {
@@ -155,7 +158,9 @@ impl Check<'_> {
                 mode.as_str()
             )
         });
-        let part = |path: &str, degree: u64| format!("{path} is set, but there are no stages: {degree} pipeline rank");
+        let part = |path: &str, degree: u64| {
+            format!("{path} is set, but there are no stages: {degree} pipeline rank")
+        };
         self.must(is_pipelined || parallelism.module_fqns_per_model_part.is_none(), || {
             let path = "parallelism.module_fqns_per_model_part";
             let told = part(path, parallelism.pipeline_parallel_degree);
@@ -187,7 +192,8 @@ impl Check<'_> {
     /// Tensor parallelism shares out heads.
     fn model_on_mesh(&mut self, model: &Model, dims: &ParallelDims) {
         let tp = u64::from(dims.tp);
-        for (name, what) in [("num_attention_heads", "heads"), ("num_key_value_heads", "heads of keys and values")]
+        for (name, what) in
+            [("num_attention_heads", "heads"), ("num_key_value_heads", "heads of keys and values")]
         {
             let Some(heads) = model.config.get(name).and_then(serde_json::Value::as_u64) else { continue };
             self.must(heads.is_multiple_of(tp), || {
@@ -228,11 +234,13 @@ impl Check<'_> {
         });
         for name in &checkpoint.exclude_from_loading {
             self.must(STATES.contains(&name.as_str()), || match name.as_str() {
-                "model" => "checkpoint.exclude_from_loading: the model is always loaded; to start a new one, give \
+                "model" => {
+                    "checkpoint.exclude_from_loading: the model is always loaded; to start a new one, give \
                             another checkpoint.folder"
-                    .to_owned(),
+                        .to_owned()
+                }
                 _ => format!(
-                    "checkpoint.exclude_from_loading: there is no `{name}`{} Known: {}",
+                    "checkpoint.exclude_from_loading: there is no `{name}`{}; known: {}",
                     names::near(STATES.into_iter(), |state| {
                         strsim::normalized_damerau_levenshtein(state, &name.replace('_', ""))
                     }),
@@ -255,7 +263,9 @@ impl Check<'_> {
             return;
         }
         let what = "checkpoint.create_seed_checkpoint = true";
-        self.must(checkpoint.enable, || format!("{what}: checkpoints are off; set checkpoint.enable to true"));
+        self.must(checkpoint.enable, || {
+            format!("{what}: checkpoints are off; set checkpoint.enable to true")
+        });
         self.must(world == 1, || format!("{what}: one rank makes it, but there are {world}; start one"));
         self.must(!checkpoint.load_only, || {
             format!("{what}: checkpoint.load_only never saves; set it to false")

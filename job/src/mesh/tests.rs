@@ -32,7 +32,12 @@ fn every(visit: impl Fn(u32, [u64; 6], i64, Result<ParallelDims, Vec<MeshError>>
                             for etp in BTreeSet::from([1, 2, tp]) {
                                 for shard in divisors.iter().map(|degree| *degree as i64).chain([-1]) {
                                     let degrees = [dp_replicate, cp, tp, pp, ep, etp];
-                                    visit(world, degrees, shard, ParallelDims::new(&asked(degrees, shard), world));
+                                    visit(
+                                        world,
+                                        degrees,
+                                        shard,
+                                        ParallelDims::new(&asked(degrees, shard), world),
+                                    );
                                 }
                             }
                         }
@@ -109,7 +114,11 @@ fn groups_by_arithmetic() {
         ] {
             for rank in 0..world {
                 let same = |other: &u32| {
-                    parts(rank).iter().zip(parts(*other)).zip(free).all(|((a, b), is_free)| is_free || *a == b)
+                    parts(rank)
+                        .iter()
+                        .zip(parts(*other))
+                        .zip(free)
+                        .all(|((a, b), is_free)| is_free || *a == b)
                 };
                 assert_eq!(dims.ranks(group, rank), (0..world).filter(same).collect::<Vec<_>>());
             }
@@ -161,8 +170,10 @@ fn a_job_of_sixteen() {
 fn rules_are_named_with_their_numbers() {
     assert_eq!(
         messages([2, 1, 3, 1, 1, 1], -1, 16),
-        ["data_parallel_shard_degree = -1 takes the ranks that the other degrees leave, but 16 ranks are not a multiple of \
-          dp_replicate 2 x cp 1 x tp 3 x pp 1 = 6; start another number of ranks or change a degree"]
+        [
+            "data_parallel_shard_degree = -1 takes the ranks that the other degrees leave, but 16 ranks are not a multiple of \
+          dp_replicate 2 x cp 1 x tp 3 x pp 1 = 6; start another number of ranks or change a degree"
+        ]
     );
     assert_eq!(
         messages([1, 1, 2, 1, 1, 3], 4, 16),
@@ -174,8 +185,10 @@ fn rules_are_named_with_their_numbers() {
     );
     assert_eq!(
         messages([1, 1, 2, 1, 3, 1], -1, 4),
-        ["expert_parallel_degree 3 x expert_tensor_parallel_degree 1 does not divide dp_shard 2 x cp 1 x tp 2 = 4, of which \
-          experts are shared out; change expert_parallel_degree"]
+        [
+            "expert_parallel_degree 3 x expert_tensor_parallel_degree 1 does not divide dp_shard 2 x cp 1 x tp 2 = 4, of which \
+          experts are shared out; change expert_parallel_degree"
+        ]
     );
     assert_eq!(
         messages([0, 1, 1, 1, 1, 1], -2, 4),

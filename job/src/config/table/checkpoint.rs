@@ -31,8 +31,8 @@ section! {
         export_dtype: ExportDtype = ExportDtype::Float32;
         /// How long a step waits for its save.
         async_mode: AsyncMode = AsyncMode::Disabled;
-        /// Checkpoints that are kept, the newest; 0 means all.
-        keep_latest_k: u64 = 10, must_be(Rule::Not(1));
+        /// Checkpoints that are kept, the newest; 0 means all. One is not enough: the newest may not be complete yet.
+        keep_latest_k: u64 = 10, must_be(Rule::ZeroOrAtLeast(2));
         /// The step to load; -1 means the newest.
         load_step: i64 = -1, must_be(Rule::MinusOneOrAtLeast(0));
         /// What is not loaded: optimizer, lr_scheduler, dataloader, train_state.

@@ -12,7 +12,7 @@ section! {
         name: String = "llama3".to_owned(), without(&[
             RefusedValue {
                 value: "llama3_ft",
-                reason: "it is llama3 under TorchFT, a service of Python's",
+                reason: "it is llama3 under TorchFT, a Python package",
                 remedy: "give `llama3`; a job that dies resumes on any number of ranks",
             },
             RefusedValue {
@@ -29,7 +29,7 @@ section! {
         tokenizer_path: Option<String> = None;
         /// Changes to the model's layers before training, by name.
         converters: Vec<String> = Vec::new(), refused(
-            "converters are torchao's: float8 and MX arithmetic, which libtorch does not have",
+            "converters are torchao's, a Python package for float8 and MX arithmetic",
             "leave the list empty and set training.mixed_precision_param to bfloat16"
         );
         /// Print the model after these changes.

@@ -63,8 +63,7 @@ section! {
         save_for_all_ranks: bool = false;
         /// Log to Weights & Biases.
         enable_wandb: bool = false, refused(
-            "Weights & Biases has no client but Python's",
-            "use metrics.enable_tensorboard, whose folder `wandb sync` uploads, or metrics.enable_jsonl"
+            "the client of Weights & Biases is a Python package", "use metrics.enable_tensorboard or metrics.enable_jsonl"
         );
         /// Write one JSON object per logged step.
         enable_jsonl: bool = false, ours();
@@ -121,7 +120,7 @@ section! {
     FaultTolerance {
         /// Train in replicas that come and go.
         enable: bool = false, refused(
-            "TorchFT is a service of Python's", "leave it off; a job that dies resumes on any number of ranks"
+            "replicas that come and go are TorchFT's, a Python package", "leave it off; a job that dies resumes on any number of ranks"
         );
         /// What carries collectives between replicas.
         process_group: ReplicaBackend = ReplicaBackend::Gloo, inert("fault_tolerance.enable");

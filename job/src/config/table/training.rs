@@ -14,7 +14,7 @@ section! {
         /// Sequences per data-parallel rank that go through the model before gradients are added up.
         local_batch_size: u64 = 8, must_be(Rule::AtLeast(1));
         /// Sequences per step over all ranks; -1 means local_batch_size per data-parallel rank.
-        global_batch_size: i64 = -1, must_be(Rule::Not(0));
+        global_batch_size: i64 = -1, must_be(Rule::NotZero);
         /// Tokens per sequence.
         seq_len: u64 = 2048, must_be(Rule::AtLeast(1));
         /// Gradients with a larger norm are scaled down to it.
