@@ -37,6 +37,7 @@ pub fn reference() -> String {
          * A list is `[\"a\", \"b\"]` in a file and `a,b` after a flag. `None` unsets what may be unset; in a file it is\n  \
            `\"None\"`.\n\
          * `--job.config_file preset:NAME` takes a preset; `job/presets` has them.\n\
+         * Types are checked in files as after flags. An integer will do for a float; case does not matter in words.\n\
          * An unknown section or key is an error, and so is a value that is refused; every mistake is told at once.\n\n\
          Status: *yes*, implemented; *refused*, any but the default is an error; *unread*, says more of a key that is\n\
          refused; *no effect*, any value is accepted.\n",

@@ -156,6 +156,7 @@ impl Load {
     fn finish(mut self) -> Result<Parsed> {
         self.deprecated();
         self.refuse();
+        self.idle();
         if !self.problems.is_empty() {
             return Err(Error::BadConfig { problems: self.problems });
         }
@@ -204,6 +205,20 @@ impl Load {
             let message = format!("`{path} = {value}` cannot be had: {reason}; {remedy}");
             let place = self.origins.get(path).cloned().unwrap_or(Place::Whole);
             self.problems.push(Problem { place, message });
+        }
+    }
+
+    /// What goes with a key that is off.
+    fn idle(&mut self) {
+        let (training, validation) = (&self.config.training, &self.config.validation);
+        for (section, loader) in [("training", &training.dataloader), ("validation", &validation.dataloader)]
+        {
+            if let (0, Some(batches)) = (loader.num_workers, loader.prefetch_factor) {
+                self.notes.push(format!(
+                    "{section}.dataloader.prefetch_factor = {batches} has no effect: num_workers is 0, so that nothing is \
+                     read ahead"
+                ));
+            }
         }
     }
 }

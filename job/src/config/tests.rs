@@ -1,5 +1,6 @@
 use super::*;
-use crate::error::Error;
+use crate::error::{Error, Place};
+use proptest::prelude::*;
 use std::fmt::Write;
 use std::io;
 use std::path::Path;
@@ -308,6 +309,14 @@ fn notes_tell_what_has_no_effect() {
         ]
     );
     assert_eq!(parsed.config.model.hf_assets_path, "a");
+    let parsed = parse("", "--training.dataloader.prefetch_factor 4").unwrap();
+    assert_eq!(
+        parsed.notes,
+        [
+            "training.dataloader.prefetch_factor = 4 has no effect: num_workers is 0, so that nothing is read ahead"
+        ]
+    );
+    let parsed = parse("[model]\ntokenizer_path = \"a\"\n", "").unwrap();
     assert!(matches!(parsed.origin("model.hf_assets_path"), Origin::File { line: 2, .. }));
 }
 
@@ -357,4 +366,28 @@ fn the_page_is_up_to_date() {
     let page = include_str!("../../../docs/config.md");
     let is_same = page == reference();
     assert!(is_same, "run `cargo run -p job --example config_reference > docs/config.md`");
+}
+
+proptest! {
+    #[test]
+    fn any_text_gives_a_configuration_or_an_error(
+        text in "(\\[?(training|job|quantize\\.linear)\\]?\n?|steps|seed|= ?|[0-9]{1,25}|\"|\\[|\\{|\u{e9}|#|\n|.){0,30}",
+        args in proptest::collection::vec("-{0,3}(training|checkpoint|no)?[.=-]?(steps|enable|None)?=?(\u{e9}|1|.){0,3}", 0..5),
+        world in 0u32..20,
+    ) {
+        let args = ["--job.config_file", "job.toml"].into_iter().map(str::to_owned).chain(args);
+        match Config::from_args(args, |_| Ok(text.clone())) {
+            Ok(parsed) => {
+                let is_valid = parsed.config.validate(world);
+                prop_assert!(is_valid.is_ok() || is_valid.unwrap_err().to_string().contains('\n'));
+            }
+            Err(Error::BadConfig { problems }) => {
+                let lines = text.split('\n').count();
+                let is_inside = |place: &Place| !matches!(place, Place::File { line, .. } if *line > lines);
+                prop_assert!(!problems.is_empty() && problems.iter().all(|problem| is_inside(&problem.place)));
+            }
+            // A later flag may name another preset.
+            Err(error) => prop_assert!(matches!(error, Error::NoSuchPreset { .. }), "{error}"),
+        }
+    }
 }

@@ -23,7 +23,8 @@ fn messages(degrees: [u64; 6], shard: i64, world: u32) -> Vec<String> {
 /// Every choice of degrees, right or wrong, for worlds of up to 16 ranks.
 fn every(visit: impl Fn(u32, [u64; 6], i64, Result<ParallelDims, Vec<MeshError>>)) {
     for world in 1..=16u32 {
-        let divisors: Vec<u64> = (1..=u64::from(world)).filter(|degree| world as u64 % degree == 0).collect();
+        let divisors: Vec<u64> =
+            (1..=u64::from(world)).filter(|degree| u64::from(world).is_multiple_of(*degree)).collect();
         for &dp_replicate in &divisors {
             for &cp in &divisors {
                 for &tp in &divisors {
