@@ -124,7 +124,7 @@ impl Check<'_> {
                 let (tp, cp) = (dims.tp, dims.cp);
                 format!(
                     "{path} = {seq_len}: it must be a multiple of tp {tp} x 2 x cp {cp} = {divisor}; set it to {}",
-                    seq_len.next_multiple_of(divisor)
+                    seq_len.checked_next_multiple_of(divisor).unwrap_or(divisor)
                 )
             });
         }
