@@ -1,6 +1,7 @@
 //! Keys that take one of a few words.
 
 use super::setting::{Setting, Value};
+use dcp::model::DType;
 use std::fmt;
 
 /// An enum for each key, with the words that files and flags use.
@@ -254,6 +255,36 @@ choices! {
         Cublas = "mxfp8_cublas",
         /// Scales rounded up.
         CublasRceil = "mxfp8_cublas_rceil",
+    }
+}
+
+impl ParamDtype {
+    /// The type of elements.
+    pub fn dtype(self) -> DType {
+        match self {
+            ParamDtype::Bfloat16 => DType::BF16,
+            ParamDtype::Float32 => DType::F32,
+        }
+    }
+}
+
+impl ReduceDtype {
+    /// The type of elements.
+    pub fn dtype(self) -> DType {
+        match self {
+            ReduceDtype::Float32 => DType::F32,
+        }
+    }
+}
+
+impl ExportDtype {
+    /// The type of elements.
+    pub fn dtype(self) -> DType {
+        match self {
+            ExportDtype::Float16 => DType::F16,
+            ExportDtype::Bfloat16 => DType::BF16,
+            ExportDtype::Float32 => DType::F32,
+        }
     }
 }
 

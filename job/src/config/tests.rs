@@ -299,6 +299,18 @@ fn the_table_is_sound() {
 }
 
 #[test]
+fn types_of_elements_have_the_names_of_pytorch() {
+    for (word, dtype) in ParamDtype::ALL
+        .iter()
+        .map(|choice| (choice.as_str(), choice.dtype()))
+        .chain(ReduceDtype::ALL.iter().map(|choice| (choice.as_str(), choice.dtype())))
+        .chain(ExportDtype::ALL.iter().map(|choice| (choice.as_str(), choice.dtype())))
+    {
+        assert_eq!(dtype.to_string(), word);
+    }
+}
+
+#[test]
 fn notes_tell_what_has_no_effect() {
     let parsed = parse("[model]\ntokenizer_path = \"a\"\n", "--training.gc_freq 10").unwrap();
     assert_eq!(
