@@ -4,6 +4,8 @@ mod bench;
 mod demo;
 mod fixtures;
 mod fuzz;
+mod libtorch;
+mod made;
 mod memory;
 mod models;
 mod moto;
@@ -43,6 +45,8 @@ enum Command {
     Fuzz(fuzz::FuzzArgs),
     /// Measure the most memory that the commands take on large checkpoints; --write puts it into BENCHMARKS.md
     Memory(memory::MemoryArgs),
+    /// Fetch libtorch for the trainer into .libtorch, once
+    Libtorch(libtorch::LibtorchArgs),
     /// Make the Python environments with the real PyTorch versions that tests compare against
     Peers(peers::PeersArgs),
 }
@@ -67,6 +71,7 @@ fn run(root: &Path, command: &Command) -> Result<()> {
         Command::Fixtures(args) => fixtures::run(root, args),
         Command::Fuzz(args) => fuzz::run(root, args),
         Command::Memory(args) => memory::run(root, args),
+        Command::Libtorch(args) => libtorch::run(root, args),
         Command::Peers(args) => peers::run(root, args),
     }
 }

@@ -8,7 +8,7 @@
 use crate::moto::{self, MotoServer};
 use crate::peers::{self, PEERS, Ready};
 use crate::process::{cargo, ensure_subcommand, run as run_command, watch, words};
-use crate::{fixtures, tidy};
+use crate::{fixtures, libtorch, tidy};
 use anyhow::{Result, bail};
 use clap::Args;
 use regex::Regex;
@@ -38,6 +38,7 @@ pub(crate) fn run(root: &Path, args: &TestArgs) -> Result<()> {
     let start = Instant::now();
     let mut suite = Suite::default();
     suite.step("format", |_| run_command(&mut cargo(&["fmt", "--all", "--check"])));
+    suite.step("libtorch", |_| libtorch::ensure_libtorch(root));
     suite.step("lints", |_| {
         run_command(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
     });
