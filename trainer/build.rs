@@ -8,6 +8,8 @@ fn main() {
     let folder = std::env::var("DEP_TITAN_LIBTORCH_FOLDER").expect("the crate libtorch tells");
     let folder = Path::new(&folder);
     println!("cargo:rerun-if-changed=csrc");
+    // Where `cargo xtask nccl` puts its library.
+    println!("cargo:rustc-env=TITAN_LIBTORCH_LIB={}", folder.join("lib").display());
     let mut shim = cc::Build::new();
     shim.cpp(true).std("c++17").define("USE_DISTRIBUTED", None).define("USE_C10D_GLOO", None);
     // Headers of others, whose warnings are not ours.

@@ -65,9 +65,9 @@ mod tests {
     fn what_is_whole_is_kept_and_what_is_not_is_made_anew() {
         let parent = tempfile::tempdir().unwrap();
         let folder = parent.path().join("thing");
-        let made = |recipe| Made { folder: folder.clone(), stamp: "stamp", recipe, proof: "a" };
+        let made = |recipe: &'static str| Made { folder: folder.clone(), stamp: "stamp", recipe, proof: "a" };
         let mut times = 0;
-        let mut make = |recipe: &str, anew: bool, works: bool| {
+        let mut make = |recipe: &'static str, anew: bool, works: bool| {
             made(recipe).ensure(anew, |folder| {
                 assert!(!folder.exists());
                 times += 1;

@@ -9,6 +9,7 @@ mod made;
 mod memory;
 mod models;
 mod moto;
+mod nccl;
 mod peers;
 mod process;
 mod sim;
@@ -47,6 +48,8 @@ enum Command {
     Memory(memory::MemoryArgs),
     /// Fetch libtorch for the trainer into .libtorch, once
     Libtorch(libtorch::LibtorchArgs),
+    /// Build the part of process groups that needs NCCL, for machines with GPUs
+    Nccl,
     /// Make the Python environments with the real PyTorch versions that tests compare against
     Peers(peers::PeersArgs),
 }
@@ -72,6 +75,7 @@ fn run(root: &Path, command: &Command) -> Result<()> {
         Command::Fuzz(args) => fuzz::run(root, args),
         Command::Memory(args) => memory::run(root, args),
         Command::Libtorch(args) => libtorch::run(root, args),
+        Command::Nccl => nccl::run(root),
         Command::Peers(args) => peers::run(root, args),
     }
 }

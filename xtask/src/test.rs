@@ -20,7 +20,7 @@ use std::time::Instant;
 
 #[derive(Args)]
 pub(crate) struct TestArgs {
-    /// Without the real PyTorch and moto: nothing is downloaded, and what needs it is skipped
+    /// Without the real PyTorch and moto: what needs them is skipped, and nothing but libtorch is downloaded, once
     #[arg(long)]
     quick: bool,
     /// More of what is random: 1,000 kills of a job that saves to disk, 200 of one that saves to S3

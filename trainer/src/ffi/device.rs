@@ -254,7 +254,7 @@ pub struct Nccl {
 
 impl Nccl {
     /// Loads it, after CUDA: the library that `TITAN_TORCH_NCCL` names, else `libtitan_nccl.so` beside the program, in
-    /// `../lib` from there, or beside libtorch.
+    /// `../lib` from there, beside libtorch, or where `cargo xtask nccl` has put it.
     pub fn load() -> Result<Nccl> {
         // SAFETY: reads what was registered.
         if !unsafe { sys::titan_has_cuda() } {
@@ -279,6 +279,7 @@ impl Nccl {
             folder.map(|folder| folder.join(LIBTITAN_NCCL)),
             folder.map(|folder| folder.join("../lib").join(LIBTITAN_NCCL)),
             libtorch.map(|libtorch| libtorch.with_file_name(LIBTITAN_NCCL)),
+            Some(Path::new(env!("TITAN_LIBTORCH_LIB")).join(LIBTITAN_NCCL)),
         ]
         .into_iter()
         .flatten()

@@ -74,9 +74,13 @@ impl Store {
     }
 
     /// A store in a file that all ranks reach, which is made when it is not there. The last of `world` to drop it
-    /// removes it.
-    pub fn file(path: &Path, world: u32) -> Result<Store> {
+    /// removes it. `timeout` is for what the store's users wait.
+    pub fn file(path: &Path, world: u32, timeout: Duration) -> Result<Store> {
         let address = path.display().to_string();
+        // c10d would wait for the folder, for minutes.
+        if !path.parent().is_some_and(|folder| folder.as_os_str().is_empty() || folder.is_dir()) {
+            return Err(Error::Usage(format!("{address}: its folder is not there; make it first")));
+        }
         let named = path.to_str().ok_or_else(|| Error::Usage(format!("{address}: the path is not UTF-8")))?;
         let (named, world) = (text(named)?, super::outcome::int(world, "the world")?);
         let mut raw = null_mut();
@@ -87,7 +91,9 @@ impl Store {
             action: "opening it".into(),
             message,
         })?;
-        Ok(Store { raw: handle(raw), address, port: None })
+        let store = Store { raw: handle(raw), address, port: None };
+        store.set_timeout(timeout)?;
+        Ok(store)
     }
 
     /// The same store, with `prefix` before every key.
