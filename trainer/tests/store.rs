@@ -62,12 +62,11 @@ fn tcp_stores_conform() {
 fn file_stores_conform() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store");
-    let (one, other) = (Store::file(&path, 2).unwrap(), Store::file(&path, 2).unwrap());
+    let (one, other) = (Store::file(&path, 2, LONG).unwrap(), Store::file(&path, 2, LONG).unwrap());
     conformance(&one, &other);
     assert_eq!(one.port(), None);
-    assert!(
-        Store::file(&folder.path().join("no/such/folder"), 1).and_then(|store| store.set("a", b"")).is_err()
-    );
+    let error = Store::file(&folder.path().join("no/such/folder"), 1, LONG).unwrap_err().to_string();
+    assert!(error.ends_with("its folder is not there; make it first"), "{error}");
 }
 
 #[test]
