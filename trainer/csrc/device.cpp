@@ -106,7 +106,8 @@ char* titan_pinned(const int64_t* shape, size_t dims, int8_t kind, at::Tensor** 
 
 // --- accelerator
 
-bool titan_has_cuda() { return at::detail::getCUDAHooks().hasCUDA(); }
+// Whether CUDA's half of libtorch is registered, with devices or without. The first call settles it for the process.
+bool titan_has_cuda() { return at::detail::getCUDAHooks().hasCUDART(); }
 
 char* titan_cuda_count(int* out) { TITAN_TRY(*out = at::detail::getCUDAHooks().deviceCount()) }
 
