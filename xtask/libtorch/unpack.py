@@ -19,8 +19,10 @@ PIECE_BYTES = 4 << 20
 wheel, folder = sys.argv[1:]
 with zipfile.ZipFile(wheel) as archive:
     names = archive.namelist()
-    (record,) = [name for name in names if re.fullmatch(r"torch-[^/]+\.dist-info/RECORD", name)]
-    rows = csv.reader(io.TextIOWrapper(archive.open(record), "utf-8"))
+    records = [name for name in names if re.fullmatch(r"torch-[^/]+\.dist-info/RECORD", name)]
+    if len(records) != 1:
+        sys.exit(f"{wheel} is no wheel of torch")
+    rows = csv.reader(io.TextIOWrapper(archive.open(records[0]), "utf-8"))
     hashes = {row[0]: row[1] for row in rows}
     missing = LIBRARIES.difference(names)
     if missing:

@@ -137,23 +137,26 @@ fn download(base: &BasePython, version: &str, folder: &Path) -> Result<()> {
 fn unpack(base: &BasePython, wheel: &Path, version: &str, folder: &Path) -> Result<()> {
     println!("    .libtorch: unpacking {}", wheel.file_name().unwrap_or_default().to_string_lossy());
     let unpacked = tempfile::tempdir_in(folder)?;
-    let python = |script: &str| {
+    let python = |name: &str, script: &str| -> Result<Command> {
+        let path = unpacked.path().join(name);
+        fs::write(&path, script)?;
         let mut python = Command::new(&base.program);
-        python.args(["-c", script]);
-        python
+        python.arg(path);
+        Ok(python)
     };
-    let found = read(python(UNPACKER).arg(wheel).arg(unpacked.path()))?;
+    let found = read(python("unpack.py", UNPACKER)?.arg(wheel).arg(unpacked.path()))?;
     check_version(&wheel.display().to_string(), found.trim(), version)?;
     let lib = unpacked.path().join("torch/lib");
     for library in ["libc10.so", "libtorch_cpu.so"] {
         // Local symbols are a fifth of it, and nothing here reads them.
         run_command(Command::new("strip").arg("--strip-unneeded").arg(lib.join(library)))?;
     }
-    read(python(STUB_MAKER).arg(unpacked.path()).args(["--all", "--into-torch-lib"]))?;
+    let mut stubs = python("make_cuda_stubs.py", STUB_MAKER)?;
+    read(stubs.arg(unpacked.path()).args(["--all", "--into-torch-lib"]))?;
     fs::rename(unpacked.path().join("torch/include"), folder.join("include"))?;
     fs::remove_dir(folder.join("lib"))?;
     fs::rename(lib, folder.join("lib"))?;
-    read(python(LOAD).arg(folder.join("lib/libtorch_cpu.so"))).map(drop)
+    read(python("load.py", LOAD)?.arg(folder.join("lib/libtorch_cpu.so"))).map(drop)
 }
 
 /// Checks a version such as `2.11.0+cu130`, whose part from the `+` on is left to the builder.

@@ -40,15 +40,28 @@ impl Made<'_> {
             println!("    {name}: ready");
             return Ok(());
         }
-        if folder.exists() {
-            if !anew {
-                println!("    {name}: half-made or of another recipe: making it anew");
-            }
+        if folder.exists() && !self.is_ready() {
+            println!("    {name}: half-made or of another recipe: making it anew");
             fs::remove_dir_all(folder)?;
         }
-        make(folder).with_context(|| format!("could not make {}", folder.display()))?;
-        fs::write(folder.join(self.stamp), self.recipe_hash())?;
-        Ok(())
+        // One that is of use stays until its successor is made, and if that fails.
+        let kept = parent.join(format!("{name}.old"));
+        if kept.exists() {
+            fs::remove_dir_all(&kept)?;
+        }
+        if folder.exists() {
+            fs::rename(folder, &kept)?;
+        }
+        let made = make(folder).and_then(|()| Ok(fs::write(folder.join(self.stamp), self.recipe_hash())?));
+        if made.is_err() && kept.exists() {
+            if folder.exists() {
+                fs::remove_dir_all(folder)?;
+            }
+            fs::rename(&kept, folder)?;
+        } else if kept.exists() {
+            fs::remove_dir_all(&kept)?;
+        }
+        made.with_context(|| format!("could not make {}", folder.display()))
     }
 
     fn recipe_hash(&self) -> String {
@@ -84,7 +97,8 @@ mod tests {
         make("1", false, true).unwrap();
         make("2", false, true).unwrap();
         make("2", true, true).unwrap();
-        assert_eq!(times, 4);
+        make("2", true, false).unwrap_err();
+        assert_eq!(times, 5);
         assert!(made("2").is_ready() && !made("1").is_ready());
         fs::remove_file(folder.join("a")).unwrap();
         assert!(!made("2").is_ready());
