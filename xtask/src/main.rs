@@ -4,9 +4,12 @@ mod bench;
 mod demo;
 mod fixtures;
 mod fuzz;
+mod libtorch;
+mod made;
 mod memory;
 mod models;
 mod moto;
+mod nccl;
 mod peers;
 mod process;
 mod sim;
@@ -43,6 +46,10 @@ enum Command {
     Fuzz(fuzz::FuzzArgs),
     /// Measure the most memory that the commands take on large checkpoints; --write puts it into BENCHMARKS.md
     Memory(memory::MemoryArgs),
+    /// Fetch libtorch for the trainer into .libtorch, once
+    Libtorch(libtorch::LibtorchArgs),
+    /// Build the part of process groups that needs NCCL, for machines with GPUs
+    Nccl,
     /// Make the Python environments with the real PyTorch versions that tests compare against
     Peers(peers::PeersArgs),
 }
@@ -67,6 +74,8 @@ fn run(root: &Path, command: &Command) -> Result<()> {
         Command::Fixtures(args) => fixtures::run(root, args),
         Command::Fuzz(args) => fuzz::run(root, args),
         Command::Memory(args) => memory::run(root, args),
+        Command::Libtorch(args) => libtorch::run(root, args),
+        Command::Nccl => nccl::run(root),
         Command::Peers(args) => peers::run(root, args),
     }
 }

@@ -2,19 +2,18 @@
 //!
 //! PyPI has only CUDA builds of torch for Linux. Without its `nvidia-*` dependencies (2 GB that a machine without a
 //! GPU has no use for) such a wheel imports once small stub libraries stand where the CUDA libraries would:
-//! `xtask/peers/make_cuda_stubs.py` makes them. An environment is complete when its stamp is written, which is the
-//! last thing done; anything else is made anew.
+//! `xtask/peers/make_cuda_stubs.py` makes them.
 //!
 //! Environment variables: `TITAN_PEERS`, a folder that holds ready environments (`torch-2.11/bin/python`, ...);
 //! `TITAN_PYTHON`, the interpreter to make environments with (default: `python3`).
 
+use crate::made::Made;
 use crate::moto;
 use crate::process::{read, run as run_command};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use sha2::{Digest, Sha256};
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -34,7 +33,7 @@ pub(crate) struct Peer {
     /// The exact version installed.
     pub(crate) torch: &'static str,
     /// Minor versions of CPython 3 that have a wheel, first and last.
-    python_minor: (u32, u32),
+    pub(crate) python_minor: (u32, u32),
 }
 
 /// Every version: the oldest that TorchTitan checkpoints come from, the one that fixtures come from, the newest.
@@ -61,7 +60,7 @@ const PACKAGES: &[&str] = &[
 ];
 
 /// Makes the CUDA stubs. Part of the recipe: another text means another environment.
-const STUB_MAKER: &str = include_str!("../peers/make_cuda_stubs.py");
+pub(crate) const STUB_MAKER: &str = include_str!("../peers/make_cuda_stubs.py");
 /// Proves that an environment works.
 const PROBE: &str = include_str!("../peers/probe.py");
 /// Written last into an environment, with the hash of the recipe that made it.
@@ -119,9 +118,28 @@ pub(crate) fn ensure_peer(root: &Path, peer: &'static Peer) -> Result<Ready> {
         }
     }
     let base = BasePython::find(&format!("torch {}", peer.torch), peer.python_minor)?;
-    let text = format!("{} {} {PACKAGES:?} {STUB_MAKER} {PROBE}", peer.torch, base.minor);
-    let python = ensure_environment(root, &name, &text, |folder| make(peer, &base, folder))?;
+    let python = ensure_environment(root, &name, &recipe(peer, &base), |folder| make(peer, &base, folder))?;
     Ok(Ready { peer, python })
+}
+
+/// A peer's interpreter, if its environment is there and whole; nothing is made.
+pub(crate) fn if_ready(root: &Path, peer: &Peer) -> Option<PathBuf> {
+    let name = format!("torch-{}", peer.version);
+    let given = std::env::var_os("TITAN_PEERS")
+        .map(|folder| Path::new(&folder).join(&name).join("bin/python"))
+        .filter(|python| python.exists());
+    let made = || {
+        let base = BasePython::find(&format!("torch {}", peer.torch), peer.python_minor).ok()?;
+        let recipe = recipe(peer, &base);
+        let made = environment(root, &name, &recipe);
+        made.is_ready().then(|| made.folder.join(made.proof))
+    };
+    given.or_else(made)
+}
+
+/// Everything that decides what a peer's environment holds.
+fn recipe(peer: &Peer, base: &BasePython) -> String {
+    format!("{} {} {PACKAGES:?} {STUB_MAKER} {PROBE}", peer.torch, base.minor)
 }
 
 /// Finds the environment `.peers/NAME`, or makes it; gives its interpreter. `recipe` is everything that decides what it
@@ -132,26 +150,14 @@ pub(crate) fn ensure_environment(
     recipe: &str,
     make: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<PathBuf> {
-    let peers = root.join(".peers");
-    fs::create_dir_all(&peers)?;
-    // Two runs at once: the second waits, then finds the environment made.
-    let lock = File::create(peers.join(format!("{name}.lock")))?;
-    lock.lock().with_context(|| format!("could not lock {}", peers.display()))?;
+    let made = environment(root, name, recipe);
+    made.ensure(false, make)?;
+    Ok(made.folder.join(made.proof))
+}
 
-    let folder = peers.join(name);
-    let python = folder.join("bin/python");
-    let recipe: String = Sha256::digest(recipe).iter().map(|byte| format!("{byte:02x}")).collect();
-    if fs::read_to_string(folder.join(STAMP)).is_ok_and(|stamp| stamp == recipe) && python.exists() {
-        println!("    {name}: ready");
-        return Ok(python);
-    }
-    if folder.exists() {
-        println!("    {name}: half-made or of another recipe: making it anew");
-        fs::remove_dir_all(&folder)?;
-    }
-    make(&folder).with_context(|| format!("could not make {}", folder.display()))?;
-    fs::write(folder.join(STAMP), recipe)?;
-    Ok(python)
+/// The environment `.peers/NAME`, made or not.
+fn environment<'a>(root: &Path, name: &str, recipe: &'a str) -> Made<'a> {
+    Made { folder: root.join(".peers").join(name), stamp: STAMP, recipe, proof: "bin/python" }
 }
 
 /// The interpreter to make environments with.

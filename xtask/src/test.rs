@@ -8,7 +8,7 @@
 use crate::moto::{self, MotoServer};
 use crate::peers::{self, PEERS, Ready};
 use crate::process::{cargo, ensure_subcommand, run as run_command, watch, words};
-use crate::{fixtures, tidy};
+use crate::{fixtures, libtorch, tidy};
 use anyhow::{Result, bail};
 use clap::Args;
 use regex::Regex;
@@ -20,7 +20,7 @@ use std::time::Instant;
 
 #[derive(Args)]
 pub(crate) struct TestArgs {
-    /// Without the real PyTorch and moto: nothing is downloaded, and what needs it is skipped
+    /// Without the real PyTorch and moto: what needs them is skipped, and nothing but libtorch is downloaded, once
     #[arg(long)]
     quick: bool,
     /// More of what is random: 1,000 kills of a job that saves to disk, 200 of one that saves to S3
@@ -38,6 +38,7 @@ pub(crate) fn run(root: &Path, args: &TestArgs) -> Result<()> {
     let start = Instant::now();
     let mut suite = Suite::default();
     suite.step("format", |_| run_command(&mut cargo(&["fmt", "--all", "--check"])));
+    suite.step("libtorch", |_| libtorch::ensure_libtorch(root));
     suite.step("lints", |_| {
         run_command(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
     });

@@ -1,0 +1,3 @@
+// See handles.h.
+#pragma once
+#include "handles.h"

@@ -1,0 +1,31 @@
+//! Everything that can go wrong, by meaning.
+
+use std::path::PathBuf;
+
+/// Result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong: what was found, what was expected, and what to do. The cause, where there is one, is the source.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the messages are the documentation
+pub enum Error {
+    /// libtorch threw, or a closure in its graph failed or panicked.
+    #[error("{call}: {message}")]
+    Torch { call: String, message: String },
+
+    #[error(
+        "{op} in group `{group}` failed at rank {rank} of {size}: {message}. Another rank may have ended, or hang, or \
+         run another program: its log says which"
+    )]
+    Collective { op: &'static str, group: String, rank: u32, size: u32, message: String },
+
+    #[error("the ranks' store at {address}: {action} failed: {message}")]
+    Store { address: String, action: String, message: String },
+
+    #[error("{library}: cannot be used: {why}", library = library.display())]
+    Library { library: PathBuf, why: String },
+
+    #[error("{0}")]
+    Usage(String),
+}
