@@ -30,6 +30,9 @@ pub(crate) struct FixturesArgs {
     accept: Vec<String>,
 }
 
+/// Folders of fixtures that the environment of transformers and TorchTitan makes, and the script of each.
+const BY_MODELS: &[(&str, &str)] = &[("models/", "make/gen_models.py"), ("text/", "make/gen_text.py")];
+
 /// Files in git stay below this, so that a clone stays quick.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -133,9 +136,9 @@ fn make(root: &Path, name: &str) -> Result<Fixture> {
         None => command(name)?,
     };
     let [script, args @ ..] = command.as_slice() else { bail!("no command makes it: it was made by hand") };
-    let (python, made_at) = match name.strip_prefix("models/") {
-        Some(_) => (models::ensure_installed(root)?, name.to_owned()),
-        None => {
+    let (python, made_at) = match is_by_models(name) {
+        true => (models::ensure_installed(root)?, name.to_owned()),
+        false => {
             let (version, case) = peer_of(name)?;
             let Ready { python, .. } = peers::ensure_peer(root, peers::find(version)?)?;
             (python, format!("torch-{version}/{case}"))
@@ -162,6 +165,10 @@ fn make(root: &Path, name: &str) -> Result<Fixture> {
     Ok(Fixture { name: name.to_owned(), producer: producer(name), command, files })
 }
 
+fn is_by_models(name: &str) -> bool {
+    BY_MODELS.iter().any(|(folder, _)| name.starts_with(folder))
+}
+
 /// Version and case of a fixture: `torch-2.11/ws1_zstd`.
 fn peer_of(name: &str) -> Result<(&str, &str)> {
     name.strip_prefix("torch-")
@@ -172,8 +179,10 @@ fn peer_of(name: &str) -> Result<(&str, &str)> {
 
 /// The command that makes a fixture which the lock does not have yet.
 fn command(name: &str) -> Result<Vec<String>> {
-    if let Some(case) = name.strip_prefix("models/") {
-        return Ok(["make/gen_models.py", case].map(str::to_owned).to_vec());
+    for (folder, script) in BY_MODELS {
+        if let Some(case) = name.strip_prefix(folder) {
+            return Ok([script, case].map(str::to_owned).to_vec());
+        }
     }
     let (version, case) = peer_of(name)?;
     let script = if case == "pt_files" { "make/gen_pt_files.py" } else { "make/gen_dcp_fixtures.py" };
