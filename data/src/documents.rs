@@ -71,7 +71,7 @@ pub(crate) struct Document {
 /// Reads an object's documents in order.
 pub(crate) enum Reader {
     Lines(LineReader),
-    Rows(RowReader),
+    Rows(Box<RowReader>),
 }
 
 impl Reader {
@@ -85,7 +85,7 @@ impl Reader {
     ) -> Result<Reader> {
         match encoding {
             Encoding::Lines(packing) => Ok(Reader::Lines(LineReader::open(object, packing, fetcher, at)?)),
-            Encoding::Parquet => Ok(Reader::Rows(RowReader::open(object, fetcher, at)?)),
+            Encoding::Parquet => Ok(Reader::Rows(Box::new(RowReader::open(object, fetcher, at)?))),
         }
     }
 

@@ -157,7 +157,8 @@ struct Ahead {
 }
 
 impl Loader {
-    /// Starts at the beginning of the data. Nothing of the corpus is read before the first step.
+    /// Starts at the beginning of the data. Without threads, nothing of the corpus is read before
+    /// the first step.
     ///
     /// Errors: [`Error::BadOption`].
     pub fn open(options: &DataOptions) -> Result<Loader> {

@@ -229,7 +229,7 @@ fn difference(found: &Identity, expected: &Identity) -> Option<Error> {
     const SAME: &str =
         "give the same value, or start the data anew by --checkpoint.exclude_from_loading=dataloader";
     let differ = |what, found: String, expected: String| {
-        (found != expected).then(|| Error::OtherState { what, found, expected, remedy: SAME })
+        (found != expected).then_some(Error::OtherState { what, found, expected, remedy: SAME })
     };
     let shards = |identity: &Identity| match identity.deal {
         DealName::PerObject => format!("{} virtual shards, one per object", identity.virtual_shards),

@@ -30,7 +30,7 @@ fn corpus(files: &[Vec<String>]) -> Arc<Corpus> {
 }
 
 fn texts(file: usize, documents: usize) -> Vec<String> {
-    let words = ["the", "state", "of a world", "", "model weights and their shards", "🙂"];
+    let words = ["the", "state", "of a world", "", "model weights and their shards", "\u{1f642}"];
     let text = |document| format!("{file} {document} {}", words[(file * 5 + document * 7) % words.len()]);
     (0..documents).map(text).collect()
 }

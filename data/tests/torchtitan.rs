@@ -5,9 +5,12 @@ use dcp::storage::open_url;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/text/words");
+
+const PACKED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/text/words/corpus");
 
 fn expected() -> Value {
     serde_json::from_str(&std::fs::read_to_string(format!("{FIXTURE}/expected.json")).unwrap()).unwrap()
@@ -46,6 +49,18 @@ fn unpacked() -> tempfile::TempDir {
     folder
 }
 
+/// Cuts the corpus of a folder into files of these lines; `false` where it stays one.
+fn cut_as(files: &Value, from: &Path, into: &Path) -> bool {
+    let Some(files) = files.as_object() else { return false };
+    let text = std::fs::read_to_string(from.join("data.json")).unwrap();
+    let lines: Vec<_> = text.split_inclusive('\n').collect();
+    for (name, range) in files {
+        let bound = |index: usize| range[index].as_u64().unwrap() as usize;
+        std::fs::write(into.join(name), lines[bound(0)..bound(1)].concat()).unwrap();
+    }
+    true
+}
+
 #[test]
 fn sequences_are_those_of_torchtitan() {
     let folder = unpacked();
@@ -54,8 +69,15 @@ fn sequences_are_those_of_torchtitan() {
         let (seq_len, count) = (number("seq_len"), number("count"));
         let first: Vec<[String; 2]> = serde_json::from_value(packed["first"].clone()).unwrap();
         let path = folder.path().to_str().unwrap();
-        for (corpus, workers) in [(path, 0), (&*format!("{FIXTURE}/corpus"), 2)] {
-            let mut loader = Loader::open(&DataOptions { workers, ..options(corpus, seq_len, 1) }).unwrap();
+        let several = tempfile::tempdir().unwrap();
+        // TorchTitan reads the files of a folder as one.
+        let (virtual_shards, corpora) = match cut_as(&packed["files"], folder.path(), several.path()) {
+            true => (Some(1), vec![(several.path().to_str().unwrap(), 0)]),
+            false => (None, vec![(path, 0), (PACKED, 2)]),
+        };
+        for (corpus, workers) in corpora {
+            let options = DataOptions { workers, virtual_shards, ..options(corpus, seq_len, 1) };
+            let mut loader = Loader::open(&options).unwrap();
             let ours: Vec<_> = (0..count).flat_map(|_| hashes(&mut loader, seq_len)).collect();
             assert_eq!(ours[..first.len()], first, "seq_len {seq_len} of {corpus}");
             let all = hex(Sha256::digest(ours.concat().concat()));

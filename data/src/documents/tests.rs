@@ -14,7 +14,7 @@ use std::io::Write;
 const TEXTS: &[&str] = &[
     "first",
     "",
-    "with \"quotes\", \n and ünï¢ode 🙂",
+    "with \"quotes\", \n and \u{fc}n\u{ef}\u{a2}ode \u{1f642}",
     "a longer one, longer than any block is",
     "x",
     "last",
