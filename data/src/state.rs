@@ -204,6 +204,12 @@ impl State {
         let found = shards.binary_search_by_key(&number, |shard| shard.shard);
         let shard = &shards[found
             .map_err(|_| bad(format!("it lacks virtual shard {number}; merge the states of all ranks")))?];
+        if shard.pass >= self.stored.identity.virtual_shards {
+            let pass = shard.pass;
+            return Err(bad(format!(
+                "virtual shard {number} is to pass over {pass} documents, more than there are shards"
+            )));
+        }
         let objects = source.objects(shard.epoch);
         let names = source.corpus.objects();
         let object = match &shard.object {

@@ -275,6 +275,7 @@ fn what_is_no_state_is_an_error() {
     for (from, to, says) in [
         ("\"0.json\"", "\"9.json\"", "virtual shard 0 stands in `9.json`, which is none of its objects"),
         ("\"0.json\"", "\"1.json.zst\"", "which is none of its objects"),
+        ("\"pass\":0", "\"pass\":2", "virtual shard 0 is to pass over 2 documents"),
         ("\"byte_offset\":0", "\"byte_offset\":99999", "it stands at byte 99999 of "),
         ("\"tokens_gone\":0", "\"tokens_gone\":99999", "it has taken 99999 tokens of a document that gives "),
     ] {
