@@ -3,7 +3,11 @@
 use data::{Corpus, DataOptions, Dataset, Error, Loader, State, Step, Tokenizer};
 use dcp::storage::memory::MemoryStore;
 use dcp::storage::{Key, Place, Storage, open_url};
+use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
 use proptest::prelude::*;
+use std::io::Write;
 use std::sync::Arc;
 
 const TOKENIZER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/text/words/tokenizers/as_dicts");
@@ -18,15 +22,39 @@ fn corpus(files: &[Vec<String>]) -> Arc<Corpus> {
     for (index, texts) in files.iter().enumerate() {
         let line = |text: &String| format!("{}\n", serde_json::json!({ "text": text }));
         let lines = texts.iter().map(line).collect::<String>().into_bytes();
-        let (ending, bytes) = match index % 3 {
+        let (ending, bytes) = match index % 4 {
             0 => ("json", lines),
             1 => ("json.zst", zstd::encode_all(&*lines, 1).unwrap()),
-            _ => ("jsonl", lines),
+            2 => ("parquet", rows(texts)),
+            _ => ("jsonl.gz", gzip(&lines)),
         };
         store.put(&Key::new(format!("c/{index}.{ending}")).unwrap(), &bytes).unwrap();
     }
     let place = Place { store: Arc::new(store), key: Key::new("c").unwrap() };
     Arc::new(Corpus::open(Dataset::find("c4").unwrap(), &place).unwrap())
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packer.write_all(bytes).unwrap();
+    packer.finish().unwrap()
+}
+
+/// A parquet file with row groups of four rows.
+fn rows(texts: &[String]) -> Vec<u8> {
+    let schema = Arc::new(parse_message_type("message m { REQUIRED BYTE_ARRAY text (UTF8); }").unwrap());
+    let mut bytes = Vec::new();
+    let mut file = SerializedFileWriter::new(&mut bytes, schema, Arc::default()).unwrap();
+    for rows in texts.chunks(4) {
+        let mut group = file.next_row_group().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        let values: Vec<_> = rows.iter().map(|text| ByteArray::from(text.as_str())).collect();
+        column.typed::<ByteArrayType>().write_batch(&values, None, None).unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+    }
+    file.close().unwrap();
+    bytes
 }
 
 fn texts(file: usize, documents: usize) -> Vec<String> {
