@@ -90,6 +90,13 @@ impl Model {
         names.filter_map(|name| Some((name.clone(), *dims.get(parameter_of(name.as_str()))?))).collect()
     }
 
+    /// Those of these native names, in any dialect, that have one part per expert along their first dim; optimizer state
+    /// follows its parameter.
+    pub fn expert_names<'a>(&self, names: impl Iterator<Item = &'a Fqn>) -> BTreeSet<Fqn> {
+        let of_experts = self.by_name(|param| param.ep_dim);
+        names.filter(|name| of_experts.contains_key(parameter_of(name.as_str()))).cloned().collect()
+    }
+
     /// Those of these names, of either side, whose type is the model's and not the run's.
     pub fn keep_dtype<'a>(&self, names: impl Iterator<Item = &'a Fqn>) -> BTreeSet<Fqn> {
         let kept = self.by_name(|param| param.dtype);

@@ -51,8 +51,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     }
     check_tied(&*source, &model, &report)?;
     let mut options = args.copying.options()?;
-    options.sharding = args.cut.sharding()?;
-    options.tp_dims = Some(model.tp_dims(view.catalog().tensors.keys()));
+    args.cut.apply_where_cut(&mut options, &model, view.catalog().tensors.keys())?;
     options.keep_dtype = model.keep_dtype(view.catalog().tensors.keys());
     copy(&view, &destination, options, &args.copying, &[])
 }

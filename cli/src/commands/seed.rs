@@ -39,8 +39,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     ui::note(format_args!("{}, {} elements, seed {}", model.name(), model.elements(), args.seed));
     let seed = Seed::new(&model, args.seed, |fqn| args.dialect.name_of(fqn));
     let mut options = args.copying.options()?;
-    options.sharding = args.cut.sharding()?;
-    options.tp_dims = Some(model.tp_dims(seed.catalog().tensors.keys()));
+    args.cut.apply_where_cut(&mut options, &model, seed.catalog().tensors.keys())?;
     options.keep_dtype = model.keep_dtype(seed.catalog().tensors.keys());
     copy(&seed, &destination, options, &args.copying, &[])
 }

@@ -2,6 +2,7 @@
 
 mod chain;
 mod damage;
+mod experts;
 mod kills;
 mod models;
 mod objects;
@@ -13,6 +14,7 @@ mod scale;
 mod store_errors;
 mod stores;
 mod streaming;
+mod torchtitan;
 mod transfer;
 
 use dcp::convert::{ConvertOptions, plan};
