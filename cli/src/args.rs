@@ -2,7 +2,7 @@
 
 use crate::error::{CliError, Result};
 use crate::place;
-use convert::dialect::{DIALECTS, Dialect};
+use convert::dialect::{Dialect, written};
 use convert::spec::Model;
 use dcp::convert::{ConvertOptions, ExpertCut, Sharding};
 use dcp::copy::CopyOptions;
@@ -253,9 +253,16 @@ impl ModelChoice {
             }
             (None, None) => return Err(Self::unnamed()),
         };
-        let json = match place.store.get(&place.key, Self::CONFIG_BYTES_MAX) {
-            Err(dcp::Error::NotFound { .. }) if self.config.is_none() => return Err(Self::unnamed()),
-            json => json?,
+        let json = match (place.store.get(&place.key, Self::CONFIG_BYTES_MAX), folder) {
+            // As Meta names it.
+            (Err(dcp::Error::NotFound { .. }), Some(folder)) if self.config.is_none() => {
+                let params = folder.key.join("params.json")?;
+                match folder.store.get(&params, Self::CONFIG_BYTES_MAX) {
+                    Err(dcp::Error::NotFound { .. }) => return Err(Self::unnamed()),
+                    json => json?,
+                }
+            }
+            (json, _) => json?,
         };
         let json = String::from_utf8_lossy(&json);
         Ok(convert::families::of_config(&place.display(), &json)?)
@@ -272,10 +279,21 @@ impl ModelChoice {
     }
 }
 
+/// The models that there are, for the end of a help.
+pub(crate) fn models_help() -> String {
+    let mut lines = vec!["Models, by FAMILY:FLAVOR:".to_owned()];
+    for family in convert::families::FAMILIES {
+        let mut flavors: Vec<String> = family.flavors().into_iter().map(str::to_owned).collect();
+        flavors.extend(family.aliases().iter().map(|(alias, flavor)| format!("{alias} (as {flavor})")));
+        lines.push(format!("  {}: {}", family.name(), flavors.join(", ")));
+    }
+    lines.join("\n")
+}
+
 /// The dialect of this name.
 pub(crate) fn dialect(name: &str) -> Result<&'static Dialect, String> {
     convert::dialect::by_name(name).ok_or_else(|| {
-        let known: Vec<_> = DIALECTS.iter().map(|dialect| dialect.name).collect();
+        let known: Vec<_> = written().map(|dialect| dialect.name).collect();
         format!("known: {}", known.join(", "))
     })
 }

@@ -49,6 +49,11 @@ pub struct Model {
     pub params: Vec<Param>,
     /// Every element of both sides once in each direction, in the outside's order.
     pub links: Vec<(Link, Direction)>,
+    /// The same in tensors that hold several native ones together, each native element once: the outside end is such a
+    /// tensor of a native checkpoint.
+    pub fused: Vec<Link>,
+    /// The model as one by itself, where the outside has it as part of a larger one.
+    pub alone: Option<Box<Model>>,
     /// Parameters that the outside does not have, and why: dropped on the way out, zeros on the way in.
     pub native_only: Vec<(String, &'static str)>,
     /// Patterns of the outside's names that have no home here, and why; `*` is any run of characters.

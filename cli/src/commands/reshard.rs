@@ -14,6 +14,7 @@ const DEFAULT_FORMAT: &str = "titan";
 /// The degrees are those of TorchTitan's `parallelism` section; each is 1 where it is left out. What the source does
 /// not record is assumed and printed.
 #[derive(clap::Args, Debug)]
+#[command(after_help = crate::args::models_help())]
 pub(crate) struct Args {
     /// The checkpoint
     src: String,

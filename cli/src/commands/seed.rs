@@ -13,6 +13,7 @@ use dcp::format::Reader;
 /// Every element depends on seed, name and position alone, so that it is the same however it is cut. TorchTitan starts from
 /// it as from its own seed checkpoint: put it into the run's folder as `step-0`.
 #[derive(clap::Args, Debug)]
+#[command(after_help = crate::args::models_help())]
 pub(crate) struct Args {
     /// Folder or single file to write
     dst: String,

@@ -5,6 +5,7 @@ mod damage;
 mod experts;
 mod kills;
 mod models;
+mod names;
 mod objects;
 mod peers;
 mod pytorch_loads;

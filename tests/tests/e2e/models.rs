@@ -63,7 +63,7 @@ pub(crate) fn native(name: &str) -> Arc<dyn Reader> {
 }
 
 #[track_caller]
-fn assert_equal(found: &dyn Reader, expected: &dyn Reader) {
+pub(crate) fn assert_equal(found: &dyn Reader, expected: &dyn Reader) {
     let options = DiffOptions { filter: FqnFilter::default(), rtol: 0.0, atol: 0.0, threads: 2 };
     let report = diff(found, expected, &options, &()).unwrap();
     assert!(report.differences.is_empty() && report.tensors > 0, "{:?}", report.differences);
