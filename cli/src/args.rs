@@ -213,7 +213,8 @@ impl Cut {
         }
         let usage = |message: String, hint: &str| CliError::Usage { message, hint: Some(hint.to_owned()) };
         let model = model.ok_or_else(|| {
-            let message = format!("--ep {ep} needs --model: a checkpoint does not say which tensors are of experts");
+            let message =
+                format!("--ep {ep} needs --model: a checkpoint does not say which tensors are of experts");
             usage(message, "name it: --model deepseek_v3:16B")
         })?;
         let tensors = model.expert_names(names);

@@ -161,8 +161,7 @@ fn respelled(
     dialect: &'static Dialect,
     spelling: &'static Spelling,
 ) -> Result<(View, Report)> {
-    let mut report =
-        Report { dialect: dialect.name, spelling: Some(spelling.name), ..Report::default() };
+    let mut report = Report { dialect: dialect.name, spelling: Some(spelling.name), ..Report::default() };
     let mut fitting = Fitting::new(source.catalog());
     let mut parts = Vec::new();
     for param in &model.params {

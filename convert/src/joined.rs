@@ -42,8 +42,12 @@ impl<R: Reader> Joined<R> {
             check_complete(fqn.as_str(), tensor)?;
             let chunks = tensor.chunks.all(&tensor.spec.shape)?.into_iter();
             let shifted = chunks.map(|chunk| Chunk { object: chunk.object + shift, ..chunk }).collect();
-            let tensor =
-                Tensor { chunks: ChunkTable::Listed(shifted), path: Vec::new(), placements: None, ..tensor.clone() };
+            let tensor = Tensor {
+                chunks: ChunkTable::Listed(shifted),
+                path: Vec::new(),
+                placements: None,
+                ..tensor.clone()
+            };
             catalog.tensors.insert(fqn.clone(), tensor);
             of_second.insert(fqn);
         }

@@ -7,7 +7,8 @@ use crate::format::{Candidate, Format, Pieces, Reader, Target, TargetTensor, Tar
 use crate::layout::{Gap, Mesh, Placement, Region, cover};
 use crate::model::{Catalog, ChunkTable, DType, Fqn, FqnFilter, Severity, Tensor, TensorSpec, can_cast};
 use crate::plan::{
-    Degrees, ExpertDegrees, ExpertTensor, Revealed, choose_owners, cut_experts, mesh_of, place, reveal, stage_of,
+    Degrees, ExpertDegrees, ExpertTensor, Revealed, choose_owners, cut_experts, mesh_of, place, reveal,
+    stage_of,
 };
 use crate::storage::Place;
 use std::collections::{BTreeMap, BTreeSet};
@@ -283,11 +284,7 @@ enum How {
 }
 
 impl Sharder {
-    fn new(
-        catalog: &Catalog,
-        chosen: &[(&Fqn, &Tensor)],
-        options: &ConvertOptions,
-    ) -> Result<Self> {
+    fn new(catalog: &Catalog, chosen: &[(&Fqn, &Tensor)], options: &ConvertOptions) -> Result<Self> {
         match options.sharding {
             Sharding::Whole => {
                 Ok(Sharder { mesh: None, writers: 1, assumptions: Vec::new(), how: How::Whole })

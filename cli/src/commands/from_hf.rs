@@ -65,10 +65,8 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
 
 /// The weights in a folder, or the single file of Meta's.
 fn open(place: &Place) -> Result<Arc<dyn Reader>> {
-    let [first, second] = META_FILES.map(|name| Ok::<_, dcp::Error>(Place {
-        store: place.store.clone(),
-        key: place.key.join(name)?,
-    }));
+    let [first, second] = META_FILES
+        .map(|name| Ok::<_, dcp::Error>(Place { store: place.store.clone(), key: place.key.join(name)? }));
     let (first, second) = (first?, second?);
     if !is_there(&first)? {
         return Ok(format::open(place)?);

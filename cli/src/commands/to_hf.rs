@@ -85,7 +85,11 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     let Some((base, names)) = others else {
         return copy(&view, &destination, options, &args.copying, &beside);
     };
-    ui::note(format_args!("as they are from {}: {}", base.place().display(), ui::count(names.len(), "tensor")));
+    ui::note(format_args!(
+        "as they are from {}: {}",
+        base.place().display(),
+        ui::count(names.len(), "tensor")
+    ));
     // Of their own type, whatever the text's is.
     options.keep_dtype.extend(names.iter().cloned());
     let joined = Joined::new(view, base, names.into_iter())?;

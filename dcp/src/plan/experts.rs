@@ -164,7 +164,8 @@ mod tests {
     fn experts_lie_where_fsdp_puts_them() {
         let starts = |degrees, ep, etp, shape: &[u64]| -> Vec<(u32, Vec<u64>)> {
             let cut = cut_experts(degrees, ExpertDegrees { ep, etp }, &[tensor(shape, Some(1))]).unwrap();
-            let mut starts: Vec<_> = cut[0].iter().map(|(rank, region)| (*rank, region.start.to_vec())).collect();
+            let mut starts: Vec<_> =
+                cut[0].iter().map(|(rank, region)| (*rank, region.start.to_vec())).collect();
             starts.sort();
             starts
         };

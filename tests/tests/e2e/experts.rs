@@ -49,13 +49,15 @@ fn experts_lie_where_torch_2_11_puts_them() {
     for (number, &([dp_shard, cp, tp, ep, etp], shape, tp_dim)) in cases.iter().enumerate() {
         let tensor = ExpertTensor { shape, tp_dim, stage: 0, byte_len: 4 };
         let ours = cut_experts(degrees(dp_shard, cp, tp), ExpertDegrees { ep, etp }, &[tensor]).unwrap();
-        let boxes = ours[0].iter().map(|(rank, region)| (*rank, (region.start.to_vec(), region.extent.to_vec())));
+        let boxes =
+            ours[0].iter().map(|(rank, region)| (*rank, (region.start.to_vec(), region.extent.to_vec())));
         let ours: BTreeMap<u32, Box> = boxes.collect();
         for (rank, found) in &ours {
             assert_eq!(found, &theirs[&(number, *rank)], "case {number}, rank {rank}");
         }
         // An empty part is no chunk.
-        let of_case = theirs.iter().filter(|((case, _), (_, extent))| *case == number && !extent.contains(&0));
+        let of_case =
+            theirs.iter().filter(|((case, _), (_, extent))| *case == number && !extent.contains(&0));
         let theirs: BTreeSet<&Box> = of_case.map(|(_, found)| found).collect();
         assert_eq!(ours.values().collect::<BTreeSet<_>>(), theirs, "case {number}");
     }
@@ -79,8 +81,13 @@ fn cut(name: &str, degrees: Degrees, experts: ExpertDegrees, format: &str, to: &
     assert!(diff(&*written, &view, &same, &()).unwrap().differences.is_empty());
     for fqn in &tensors {
         let tensor = &written.catalog().tensors[fqn];
-        let starts: BTreeSet<u64> =
-            tensor.chunks.all(&tensor.spec.shape).unwrap().iter().map(|chunk| chunk.region.start[0]).collect();
+        let starts: BTreeSet<u64> = tensor
+            .chunks
+            .all(&tensor.spec.shape)
+            .unwrap()
+            .iter()
+            .map(|chunk| chunk.region.start[0])
+            .collect();
         assert!(starts.len() as u32 >= experts.ep, "{fqn}: {starts:?}");
     }
 }

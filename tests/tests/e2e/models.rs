@@ -74,7 +74,12 @@ pub(crate) fn degrees(pp: u32, dp_shard: u32, tp: u32) -> Sharding {
 }
 
 /// Writes a view as a DCP checkpoint, cut as the model says.
-pub(crate) fn train_on(view: &dyn Reader, model: &Model, sharding: Sharding, format: &str) -> Arc<dyn Reader> {
+pub(crate) fn train_on(
+    view: &dyn Reader,
+    model: &Model,
+    sharding: Sharding,
+    format: &str,
+) -> Arc<dyn Reader> {
     let tp_dims = Some(model.tp_dims(view.catalog().tensors.keys()));
     let keep_dtype = model.keep_dtype(view.catalog().tensors.keys());
     let options = ConvertOptions { sharding, tp_dims, keep_dtype, ..ConvertOptions::default() };

@@ -18,7 +18,9 @@ type Whole = (String, Vec<u64>, Vec<u8>);
 
 fn whole(reader: &dyn Reader) -> Vec<Whole> {
     let tensors = reader.catalog().tensors.iter();
-    tensors.map(|(fqn, it)| (fqn.to_string(), it.spec.shape.clone(), bytes_of(reader, fqn.as_str()))).collect()
+    tensors
+        .map(|(fqn, it)| (fqn.to_string(), it.spec.shape.clone(), bytes_of(reader, fqn.as_str())))
+        .collect()
 }
 
 /// A checkpoint of these tensors: a safetensors file, written out here.
@@ -40,9 +42,12 @@ fn file_of(folder: &Path, tensors: &[Whole]) -> Arc<dyn Reader> {
 #[track_caller]
 fn assert_comes_in(name: &str, tensors: &[Whole], spelling: &str, left_out: &[&str]) {
     let temporary = tempfile::tempdir().unwrap();
-    let (view, report) =
-        inward(&model(name), file_of(temporary.path(), tensors), dialect_named("torchtitan-2026.08").unwrap())
-            .unwrap();
+    let (view, report) = inward(
+        &model(name),
+        file_of(temporary.path(), tensors),
+        dialect_named("torchtitan-2026.08").unwrap(),
+    )
+    .unwrap();
     let (expected, _) =
         inward(&model(name), outside(name), dialect_named("torchtitan-2026.08").unwrap()).unwrap();
     assert_equal(&view, &expected);
@@ -120,7 +125,8 @@ fn names_of_versions_between_go_out() {
         *name = name.replace(".attention.wq.", ".attention.qkv_linear.wq.");
         *name = name.replace(".attention.wk.", ".attention.qkv_linear.wk.");
         *name = name.replace(".attention.wv.", ".attention.qkv_linear.wv.");
-        *name = name.replace(".moe.experts.w2", ".moe.experts.w2_EDF").replace("expert_bias", "expert_bias_E");
+        *name =
+            name.replace(".moe.experts.w2", ".moe.experts.w2_EDF").replace("expert_bias", "expert_bias_E");
         for matrix in ["w1", "w3"] {
             *name = name.replace(&format!(".moe.experts.{matrix}"), &format!(".moe.experts.{matrix}_EFD"));
         }
@@ -199,7 +205,13 @@ fn layers_for_more_tokens_are_left_out_and_told() {
     config.insert("num_nextn_predict_layers".to_owned(), json!(1));
     let with_one = of_config("config.json", &Value::Object(config).to_string()).unwrap();
     let mut tensors = whole(&*outside("deepseek_v3"));
-    let extra = ["enorm.weight", "hnorm.weight", "shared_head.norm.weight", "eh_proj.weight", "self_attn.o_proj.weight"];
+    let extra = [
+        "enorm.weight",
+        "hnorm.weight",
+        "shared_head.norm.weight",
+        "eh_proj.weight",
+        "self_attn.o_proj.weight",
+    ];
     let names: Vec<String> = extra.iter().map(|name| format!("model.layers.3.{name}")).collect();
     tensors.extend(names.iter().map(|name| (name.clone(), vec![2], vec![0; 8])));
     let temporary = tempfile::tempdir().unwrap();

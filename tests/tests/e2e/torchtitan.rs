@@ -133,7 +133,8 @@ fn blocks_that_torchtitan_writes_are_native_experts() {
         let options = ConvertOptions { dtype: Some(DType::BF16), ..ConvertOptions::default() };
         let rounded = write(&*native, "titan", &in_memory(), &options);
         for layer in 0..2 {
-            for (own, blocks) in [("mlp1_weight", "gate_up_proj_blocks"), ("mlp2_weight", "down_proj_blocks")] {
+            for (own, blocks) in [("mlp1_weight", "gate_up_proj_blocks"), ("mlp2_weight", "down_proj_blocks")]
+            {
                 let expected = &theirs["tensors"][format!("model.layers.{layer}.mlp.experts.{blocks}")];
                 let bytes = bytes_of(&*rounded, &format!("layers.{layer}.moe.experts.{own}"));
                 assert_eq!(expected["dtype"], "bfloat16");
