@@ -10,6 +10,7 @@ import os
 import sys
 
 import torch
+import torch._dynamo  # by fully_shard otherwise, once in every child
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
