@@ -211,6 +211,8 @@ impl Cut {
         if ep == 1 && etp == 1 {
             return Ok(None);
         }
+        let degrees = ExpertDegrees { ep, etp };
+        expert_mesh_of(self.degrees(), degrees)?;
         let usage = |message: String, hint: &str| CliError::Usage { message, hint: Some(hint.to_owned()) };
         let model = model.ok_or_else(|| {
             let message =
@@ -221,8 +223,6 @@ impl Cut {
         if tensors.is_empty() {
             return Err(usage(format!("--ep {ep}: {} has no experts", model.name()), "leave --ep out"));
         }
-        let degrees = ExpertDegrees { ep, etp };
-        expert_mesh_of(self.degrees(), degrees)?;
         Ok(Some(ExpertCut { degrees, tensors }))
     }
 }
@@ -254,16 +254,16 @@ impl ModelChoice {
             }
             (None, None) => return Err(Self::unnamed()),
         };
-        let json = match (place.store.get(&place.key, Self::CONFIG_BYTES_MAX), folder) {
+        let (place, json) = match (place.store.get(&place.key, Self::CONFIG_BYTES_MAX), folder) {
             // As Meta names it.
             (Err(dcp::Error::NotFound { .. }), Some(folder)) if self.config.is_none() => {
-                let params = folder.key.join("params.json")?;
-                match folder.store.get(&params, Self::CONFIG_BYTES_MAX) {
+                let params = Place { store: folder.store.clone(), key: folder.key.join("params.json")? };
+                match params.store.get(&params.key, Self::CONFIG_BYTES_MAX) {
                     Err(dcp::Error::NotFound { .. }) => return Err(Self::unnamed()),
-                    json => json?,
+                    json => (params, json?),
                 }
             }
-            (json, _) => json?,
+            (json, _) => (place, json?),
         };
         let json = String::from_utf8_lossy(&json);
         Ok(convert::families::of_config(&place.display(), &json)?)

@@ -87,11 +87,52 @@ fn experts_are_cut() {
                 "4"
             ],
             &["diff", NATIVE, "TMP/more"],
-            &["seed", "TMP/seed", "--model", "deepseek_v3:16B", "--dp-shard", "64", "--ep", "8", "--dry-run"],
-            &["seed", "TMP/seed", "--model", "deepseek_v3:16B", "--dp-shard", "4", "--ep", "8", "--dry-run"],
-            &["seed", "TMP/seed", "--model", "deepseek_v3:16B", "--dp-shard", "6", "--ep", "6", "--dry-run"],
-            &["seed", "TMP/seed", "--model", "deepseek_v3:16B", "--tp", "4", "--ep", "2", "--etp", "2"],
-            &["seed", "TMP/seed", "--model", "deepseek_v3:16B", "--tp", "2", "--etp", "2"],
+            &[
+                "seed",
+                "TMP/seed",
+                "--model",
+                "deepseek_v3:debugmodel",
+                "--dp-shard",
+                "64",
+                "--ep",
+                "8",
+                "--dry-run"
+            ],
+            &[
+                "seed",
+                "TMP/seed",
+                "--model",
+                "deepseek_v3:debugmodel",
+                "--dp-shard",
+                "4",
+                "--ep",
+                "8",
+                "--dry-run"
+            ],
+            &[
+                "seed",
+                "TMP/seed",
+                "--model",
+                "deepseek_v3:debugmodel",
+                "--dp-shard",
+                "6",
+                "--ep",
+                "6",
+                "--dry-run"
+            ],
+            &[
+                "seed",
+                "TMP/seed",
+                "--model",
+                "deepseek_v3:debugmodel",
+                "--tp",
+                "4",
+                "--ep",
+                "2",
+                "--etp",
+                "2"
+            ],
+            &["seed", "TMP/seed", "--model", "deepseek_v3:debugmodel", "--tp", "2", "--etp", "2"],
             &["reshard", "TMP/ep", "TMP/none", "--dp-shard", "2", "--ep", "2"],
         ]
     ));
