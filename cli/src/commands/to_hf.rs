@@ -85,11 +85,6 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     let Some((base, names)) = others else {
         return copy(&view, &destination, options, &args.copying, &beside);
     };
-    ui::note(format_args!(
-        "as they are from {}: {}",
-        base.place().display(),
-        ui::count(names.len(), "tensor")
-    ));
     // Of their own type, whatever the text's is.
     options.keep_dtype.extend(names.iter().cloned());
     let joined = Joined::new(view, base, names.into_iter())?;
@@ -105,6 +100,8 @@ fn others(model: &mut Model, assets: Option<&Place>) -> Result<Option<(Arc<dyn R
             Ok(base) => {
                 let names = others_of(model, base.catalog())?;
                 if !names.is_empty() {
+                    let count = ui::count(names.len(), "tensor");
+                    ui::note(format_args!("as they are from {}: {count}", place.display()));
                     return Ok(Some((base, names)));
                 }
             }
