@@ -7,8 +7,8 @@ use crate::format::{Candidate, Format, Pieces, Reader, Target, TargetTensor, Tar
 use crate::layout::{Gap, Mesh, Placement, Region, cover};
 use crate::model::{Catalog, ChunkTable, DType, Fqn, FqnFilter, Severity, Tensor, TensorSpec, can_cast};
 use crate::plan::{
-    Degrees, ExpertDegrees, ExpertTensor, Revealed, choose_owners, cut_experts, mesh_of, place, reveal,
-    stage_of,
+    Boxes, Degrees, ExpertDegrees, ExpertTensor, Revealed, choose_owners, cut_experts, mesh_of, place,
+    reveal, stage_of,
 };
 use crate::storage::Place;
 use std::collections::{BTreeMap, BTreeSet};
@@ -387,7 +387,7 @@ fn boxes_of_experts(
     layers: u32,
     chosen: &[(&Fqn, &Tensor)],
     revealed: &[Revealed],
-) -> Result<Vec<(usize, Vec<(u32, Region)>)>> {
+) -> Result<Vec<(usize, Boxes)>> {
     let (mut indices, mut tensors) = (Vec::new(), Vec::new());
     for (index, (fqn, tensor)) in chosen.iter().enumerate() {
         // A scalar of the optimizer has no part per expert.

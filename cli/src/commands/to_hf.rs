@@ -82,7 +82,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     if let Some(assets) = &assets {
         beside.extend(tokenizer_files(assets)?);
     }
-    let Some((base, names)) = others else {
+    let Some(Others { base, names }) = others else {
         return copy(&view, &destination, options, &args.copying, &beside);
     };
     // Of their own type, whatever the text's is.
@@ -91,9 +91,15 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     copy(&joined, &destination, options, &args.copying, &beside)
 }
 
+/// Tensors that are copied as they are.
+struct Others {
+    base: Arc<dyn Reader>,
+    names: Vec<Fqn>,
+}
+
 /// The tensors of the larger model that this one is a part of, from the folder with its files; without them the model
 /// becomes one by itself.
-fn others(model: &mut Model, assets: Option<&Place>) -> Result<Option<(Arc<dyn Reader>, Vec<Fqn>)>> {
+fn others(model: &mut Model, assets: Option<&Place>) -> Result<Option<Others>> {
     let Some(alone) = model.alone.clone() else { return Ok(None) };
     if let Some(place) = assets {
         match format::open(place) {
@@ -102,7 +108,7 @@ fn others(model: &mut Model, assets: Option<&Place>) -> Result<Option<(Arc<dyn R
                 if !names.is_empty() {
                     let count = ui::count(names.len(), "tensor");
                     ui::note(format_args!("as they are from {}: {count}", place.display()));
-                    return Ok(Some((base, names)));
+                    return Ok(Some(Others { base, names }));
                 }
             }
             Err(dcp::Error::UnknownFormat { .. }) => {}

@@ -21,6 +21,9 @@ pub struct ExpertDegrees {
     pub etp: u32,
 }
 
+/// Boxes of one tensor, each with the rank that writes it.
+pub type Boxes = Vec<(u32, Region)>;
+
 /// A tensor that has one part per expert along its first dim.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ExpertTensor<'a> {
@@ -97,27 +100,24 @@ pub fn place_experts(mesh: &Mesh, tensor: &ExpertTensor) -> Result<[Placement; 5
     Ok([Placement::Only { coordinate: tensor.stage }, Placement::Replicate, fsdp, experts, expert_tp])
 }
 
-/// The boxes of each of these tensors, each with the rank that writes it.
+/// The boxes of each of these tensors.
 ///
 /// Errors: as [`expert_mesh_of`] and [`place_experts`].
-pub fn cut_experts(
-    degrees: Degrees,
-    experts: ExpertDegrees,
-    tensors: &[ExpertTensor],
-) -> Result<Vec<Vec<(u32, Region)>>> {
+pub fn cut_experts(degrees: Degrees, experts: ExpertDegrees, tensors: &[ExpertTensor]) -> Result<Vec<Boxes>> {
     let mesh = Arc::new(expert_mesh_of(degrees, experts)?);
     let placed = tensors.iter().map(|tensor| Ok((place_experts(&mesh, tensor)?.to_vec(), tensor.byte_len)));
     let placed = placed.collect::<Result<Vec<_>>>()?;
     let owners = choose_owners(&mesh, &placed);
-    let boxes = |((tensor, (placements, _)), owner): ((&ExpertTensor, (Vec<Placement>, u64)), Vec<u32>)| {
+    let mut found = Vec::with_capacity(tensors.len());
+    for ((tensor, (placements, _)), owner) in tensors.iter().zip(placed).zip(owners) {
         let layout = Layout::new(mesh.clone(), placements, tensor.shape.to_vec())?;
-        let mut boxes = Vec::new();
+        let mut boxes = Boxes::new();
         layout.visit_overlapping(&Region::whole(tensor.shape), &owner, &mut |coordinates, region| {
             boxes.push((mesh.rank_at(coordinates), region.clone()));
         });
-        Ok(boxes)
-    };
-    tensors.iter().zip(placed).zip(owners).map(boxes).collect()
+        found.push(boxes);
+    }
+    Ok(found)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ mod layouts;
 mod owners;
 mod reads;
 
-pub use experts::{ExpertDegrees, ExpertTensor, cut_experts, expert_mesh_of, place_experts};
+pub use experts::{Boxes, ExpertDegrees, ExpertTensor, cut_experts, expert_mesh_of, place_experts};
 pub(crate) use layouts::layer_of;
 pub use layouts::{Degrees, Revealed, mesh_of, place, reveal, stage_of};
 pub use owners::choose_owners;
