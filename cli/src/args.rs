@@ -2,13 +2,13 @@
 
 use crate::error::{CliError, Result};
 use crate::place;
-use convert::dialect::{DIALECTS, Dialect};
+use convert::dialect::{Dialect, written};
 use convert::spec::Model;
-use dcp::convert::{ConvertOptions, Sharding};
+use dcp::convert::{ConvertOptions, ExpertCut, Sharding};
 use dcp::copy::CopyOptions;
 use dcp::format::{FORMATS, Format, WriteOptions};
-use dcp::model::{DType, FqnFilter, can_cast};
-use dcp::plan::Degrees;
+use dcp::model::{DType, Fqn, FqnFilter, can_cast};
+use dcp::plan::{Degrees, ExpertDegrees, expert_mesh_of};
 use dcp::storage::Place;
 
 /// Which tensors and values.
@@ -153,9 +153,12 @@ pub(crate) struct Cut {
     /// Context parallelism
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = degree())]
     cp: u32,
-    /// Expert parallelism
+    /// Expert parallelism, of a model that is named
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = degree())]
     ep: u32,
+    /// Tensor parallelism of each expert, with --ep: 1, or as --tp
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = degree())]
+    etp: u32,
 }
 
 fn degree() -> clap::builder::RangedI64ValueParser<u32> {
@@ -163,26 +166,64 @@ fn degree() -> clap::builder::RangedI64ValueParser<u32> {
 }
 
 impl Cut {
-    /// The degrees.
-    pub(crate) fn degrees(&self) -> Result<Degrees> {
-        let &Cut { dp_shard, tp, pp, dp_replicate, cp, ep } = self;
-        if ep > 1 {
-            return Err(CliError::Usage {
-                message: format!("--ep {ep}: experts are not cut yet"),
-                hint: Some(
-                    "leave --ep out; the trainer cuts experts anew when it loads the checkpoint".to_owned(),
-                ),
-            });
-        }
-        Ok(Degrees { pp, dp_replicate, dp_shard, cp, tp })
+    /// The degrees, those of experts left out.
+    fn degrees(&self) -> Degrees {
+        let &Cut { dp_shard, tp, pp, dp_replicate, cp, .. } = self;
+        Degrees { pp, dp_replicate, dp_shard, cp, tp }
     }
 
-    /// The sharding: whole tensors where no degree is given.
-    pub(crate) fn sharding(&self) -> Result<Sharding> {
-        let degrees = self.degrees()?;
-        let Degrees { pp, dp_replicate, dp_shard, cp, tp } = degrees;
-        let is_cut = [pp, dp_replicate, dp_shard, cp, tp].iter().any(|&degree| degree > 1);
-        Ok(if is_cut { Sharding::Degrees(degrees) } else { Sharding::Whole })
+    /// Cuts `names` for the degrees, as the model says where there is one.
+    pub(crate) fn apply<'a>(
+        &self,
+        options: &mut ConvertOptions,
+        model: Option<&Model>,
+        names: impl Iterator<Item = &'a Fqn> + Clone,
+    ) -> Result<()> {
+        options.sharding = Sharding::Degrees(self.degrees());
+        options.tp_dims = model.map(|model| model.tp_dims(names.clone()));
+        options.experts = self.experts(model, names)?;
+        Ok(())
+    }
+
+    /// As [`Self::apply`], with whole tensors where no degree is given.
+    pub(crate) fn apply_where_cut<'a>(
+        &self,
+        options: &mut ConvertOptions,
+        model: &Model,
+        names: impl Iterator<Item = &'a Fqn> + Clone,
+    ) -> Result<()> {
+        self.apply(options, Some(model), names)?;
+        let Degrees { pp, dp_replicate, dp_shard, cp, tp } = self.degrees();
+        let is_cut = [pp, dp_replicate, dp_shard, cp, tp, self.ep, self.etp].iter().any(|&degree| degree > 1);
+        if !is_cut {
+            options.sharding = Sharding::Whole;
+        }
+        Ok(())
+    }
+
+    /// How experts are cut; `None` where they are cut as other tensors.
+    fn experts<'a>(
+        &self,
+        model: Option<&Model>,
+        names: impl Iterator<Item = &'a Fqn>,
+    ) -> Result<Option<ExpertCut>> {
+        let &Cut { ep, etp, .. } = self;
+        if ep == 1 && etp == 1 {
+            return Ok(None);
+        }
+        let degrees = ExpertDegrees { ep, etp };
+        expert_mesh_of(self.degrees(), degrees)?;
+        let usage = |message: String, hint: &str| CliError::Usage { message, hint: Some(hint.to_owned()) };
+        let model = model.ok_or_else(|| {
+            let message =
+                format!("--ep {ep} needs --model: a checkpoint does not say which tensors are of experts");
+            usage(message, "name it: --model deepseek_v3:16B")
+        })?;
+        let tensors = model.expert_names(names);
+        if tensors.is_empty() {
+            return Err(usage(format!("--ep {ep}: {} has no experts", model.name()), "leave --ep out"));
+        }
+        Ok(Some(ExpertCut { degrees, tensors }))
     }
 }
 
@@ -213,9 +254,16 @@ impl ModelChoice {
             }
             (None, None) => return Err(Self::unnamed()),
         };
-        let json = match place.store.get(&place.key, Self::CONFIG_BYTES_MAX) {
-            Err(dcp::Error::NotFound { .. }) if self.config.is_none() => return Err(Self::unnamed()),
-            json => json?,
+        let (place, json) = match (place.store.get(&place.key, Self::CONFIG_BYTES_MAX), folder) {
+            // As Meta names it.
+            (Err(dcp::Error::NotFound { .. }), Some(folder)) if self.config.is_none() => {
+                let params = Place { store: folder.store.clone(), key: folder.key.join("params.json")? };
+                match params.store.get(&params.key, Self::CONFIG_BYTES_MAX) {
+                    Err(dcp::Error::NotFound { .. }) => return Err(Self::unnamed()),
+                    json => (params, json?),
+                }
+            }
+            (json, _) => (place, json?),
         };
         let json = String::from_utf8_lossy(&json);
         Ok(convert::families::of_config(&place.display(), &json)?)
@@ -232,10 +280,21 @@ impl ModelChoice {
     }
 }
 
+/// The models that there are, for the end of a help.
+pub(crate) fn models_help() -> String {
+    let mut lines = vec!["Models, by FAMILY:FLAVOR:".to_owned()];
+    for family in convert::families::FAMILIES {
+        let mut flavors: Vec<String> = family.flavors().into_iter().map(str::to_owned).collect();
+        flavors.extend(family.aliases().iter().map(|(alias, flavor)| format!("{alias} (as {flavor})")));
+        lines.push(format!("  {}: {}", family.name(), flavors.join(", ")));
+    }
+    lines.join("\n")
+}
+
 /// The dialect of this name.
 pub(crate) fn dialect(name: &str) -> Result<&'static Dialect, String> {
     convert::dialect::by_name(name).ok_or_else(|| {
-        let known: Vec<_> = DIALECTS.iter().map(|dialect| dialect.name).collect();
+        let known: Vec<_> = written().map(|dialect| dialect.name).collect();
         format!("known: {}", known.join(", "))
     })
 }

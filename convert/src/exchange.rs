@@ -3,10 +3,12 @@
 //! Every name must fit: what the model has and the checkpoint lacks, what the checkpoint has and the model does not know,
 //! and every other shape is an error, all in one. What is left out on purpose is listed with its reason.
 
-use crate::dialect::{DIALECTS, Dialect};
+use crate::dialect::Dialect;
 use crate::error::{Error, Problem, Result};
 use crate::link::Link;
+use crate::native::{Names, unfused};
 use crate::spec::{Direction, Model};
+use crate::spelling::Spelling;
 use crate::view::{Part, Tensors, View};
 use dcp::copy::TensorReader;
 use dcp::format::Reader;
@@ -25,7 +27,11 @@ const LEFT_BEHIND: &[(&str, &str)] = &[
     ("*freqs_cis", "computed from the config"),
     ("*rope.cache", "computed from the config"),
     ("*.moe.tokens_per_expert*", "a counter of one step"),
+    ("mtp_layers.*", MORE_TOKENS),
 ];
+
+/// Why layers that predict more than the next token are left out.
+pub(crate) const MORE_TOKENS: &str = "of the prediction of more than one token, which has no home";
 
 /// Bytes of two tensors that are compared at a time.
 const COMPARED_BYTES: u64 = 8 << 20;
@@ -35,6 +41,12 @@ const COMPARED_BYTES: u64 = 8 << 20;
 pub struct Report {
     /// The dialect of the native names.
     pub dialect: &'static str,
+    /// Names of the native side that are those of other dialects.
+    pub respelled: Vec<String>,
+    /// Number of tensors that held queries, keys and values together.
+    pub fused: usize,
+    /// Whose names the source has, where it has native tensors and not the outside's.
+    pub spelling: Option<&'static str>,
     /// Names that were left out, each with the reason.
     pub left_out: Vec<(String, &'static str)>,
     /// Names that begin as zeros, since the source has none.
@@ -47,8 +59,9 @@ pub struct Report {
 ///
 /// Errors: [`Error::WrongNames`] with every name that does not fit; what opening its tensors gives.
 pub fn outward(model: &Model, source: Arc<dyn Reader>) -> Result<(View, Report)> {
+    let (source, fused) = unfused(model, source)?;
     let names = Names::detect(model, source.catalog());
-    let mut report = Report { dialect: names.dialect.name, ..Report::default() };
+    let mut report = Report { dialect: names.dialect.name, fused, ..Report::default() };
     let mut fitting = Fitting::new(source.catalog());
     let native_only: HashMap<_, _> =
         model.native_only.iter().map(|(fqn, why)| (fqn.as_str(), *why)).collect();
@@ -58,6 +71,9 @@ pub fn outward(model: &Model, source: Arc<dyn Reader>) -> Result<(View, Report)>
         let is_optional = is_head || native_only.contains_key(param.fqn.as_str());
         if !fitting.expect(&name, &param.shape, is_optional) {
             continue;
+        }
+        if names.is_other(&param.fqn, &name) {
+            report.respelled.push(name.clone());
         }
         if let Some(why) = native_only.get(param.fqn.as_str()) {
             report.left_out.push((name, why));
@@ -79,10 +95,13 @@ pub fn outward(model: &Model, source: Arc<dyn Reader>) -> Result<(View, Report)>
     Ok((View::new(source, tensors.finish())?, report))
 }
 
-/// An outside checkpoint with native names of a dialect.
+/// An outside checkpoint with native names of a dialect; one of native tensors with the names that others give them as well.
 ///
 /// Errors: as [`outward`].
 pub fn inward(model: &Model, source: Arc<dyn Reader>, dialect: &'static Dialect) -> Result<(View, Report)> {
+    if let Some(spelling) = Spelling::detect(model, source.catalog()) {
+        return respelled(model, source, dialect, spelling);
+    }
     let mut report = Report { dialect: dialect.name, ..Report::default() };
     let mut fitting = Fitting::new(source.catalog());
     let links = links_for(model, source.catalog());
@@ -117,6 +136,49 @@ pub fn inward(model: &Model, source: Arc<dyn Reader>, dialect: &'static Dialect)
         tensors.add(Fqn::from(name.as_str()), spec, Part::Zeros);
         report.zeros.push(name);
     }
+    fitting.finish(&source.place().display(), model)?;
+    Ok((View::new(source, tensors.finish())?, report))
+}
+
+/// Names of an outside checkpoint that are of the larger model which a model is a part of.
+///
+/// Errors: none but of patterns of the model itself.
+pub fn others_of(model: &Model, outside: &Catalog) -> Result<Vec<Fqn>> {
+    if model.alone.is_none() {
+        return Ok(Vec::new());
+    }
+    let linked: HashSet<&str> = model.links.iter().map(|(link, _)| link.outside.name.as_str()).collect();
+    let patterns: Vec<String> = model.outside_only.iter().map(|(pattern, _)| pattern.clone()).collect();
+    let filter = FqnFilter::new(&patterns, &[])?;
+    let is_other = |fqn: &&Fqn| !linked.contains(fqn.as_str()) && filter.matches(fqn.as_str());
+    Ok(outside.tensors.keys().filter(is_other).cloned().collect())
+}
+
+/// [`inward`] of native tensors under other names.
+fn respelled(
+    model: &Model,
+    source: Arc<dyn Reader>,
+    dialect: &'static Dialect,
+    spelling: &'static Spelling,
+) -> Result<(View, Report)> {
+    let mut report = Report { dialect: dialect.name, spelling: Some(spelling.name), ..Report::default() };
+    let mut fitting = Fitting::new(source.catalog());
+    let mut parts = Vec::new();
+    for param in &model.params {
+        let mut theirs = spelling.name_of(&param.fqn);
+        if let Some(tied) = model.tied.as_ref().filter(|tied| tied.head == param.fqn) {
+            let embedding = spelling.name_of(&tied.embedding);
+            match source.catalog().tensors.contains_key(theirs.as_str()) {
+                true => report.must_be_equal = Some((theirs.clone(), embedding)),
+                false => theirs = embedding,
+            }
+        }
+        fitting.expect(&theirs, &param.shape, false);
+        let pieces = Link::same(param.fqn.as_str(), theirs.as_str(), &param.shape).inward();
+        parts.push((dialect.name_of(&param.fqn), param.shape.clone(), (theirs, pieces)));
+    }
+    fitting.rest(spelling.left_out, &mut report)?;
+    let tensors = fitting.tensors(parts)?;
     fitting.finish(&source.place().display(), model)?;
     Ok((View::new(source, tensors.finish())?, report))
 }
@@ -202,37 +264,6 @@ pub fn check_tied(source: &dyn Reader, model: &Model, report: &Report) -> Result
         }
     }
     Ok(())
-}
-
-/// How a checkpoint names parameters: its dialect, and what comes before the names.
-#[derive(Clone, Copy, Debug)]
-struct Names {
-    dialect: &'static Dialect,
-    /// TorchTitan 0.1 kept the model below this key.
-    prefix: &'static str,
-}
-
-impl Names {
-    /// The names that most parameters have.
-    fn detect(model: &Model, catalog: &Catalog) -> Self {
-        let all = ["", "model."]
-            .iter()
-            .flat_map(|prefix| DIALECTS.iter().map(move |dialect| Names { dialect, prefix }));
-        let count = |names: &Names| {
-            model
-                .params
-                .iter()
-                .filter(|param| catalog.tensors.contains_key(names.of(&param.fqn).as_str()))
-                .count()
-        };
-        // Of equals the first.
-        let otherwise = Names { dialect: &DIALECTS[0], prefix: "" };
-        all.rev().max_by_key(count).unwrap_or(otherwise)
-    }
-
-    fn of(&self, fqn: &str) -> String {
-        format!("{}{}", self.prefix, self.dialect.name_of(fqn))
-    }
 }
 
 /// The names of a checkpoint against those that are expected.

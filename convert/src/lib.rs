@@ -14,9 +14,12 @@ pub mod error;
 pub mod exchange;
 pub mod families;
 pub mod init;
+pub mod joined;
 pub mod link;
+mod native;
 pub mod seed;
 pub mod spec;
+pub mod spelling;
 pub mod view;
 
 pub use error::{Error, Result};

@@ -49,6 +49,11 @@ pub struct Model {
     pub params: Vec<Param>,
     /// Every element of both sides once in each direction, in the outside's order.
     pub links: Vec<(Link, Direction)>,
+    /// The same in tensors that hold several native ones together, each native element once: the outside end is such a
+    /// tensor of a native checkpoint.
+    pub fused: Vec<Link>,
+    /// The model as one by itself, where the outside has it as part of a larger one.
+    pub alone: Option<Box<Model>>,
     /// Parameters that the outside does not have, and why: dropped on the way out, zeros on the way in.
     pub native_only: Vec<(String, &'static str)>,
     /// Patterns of the outside's names that have no home here, and why; `*` is any run of characters.
@@ -88,6 +93,13 @@ impl Model {
     pub fn tp_dims<'a>(&self, names: impl Iterator<Item = &'a Fqn>) -> BTreeMap<Fqn, u32> {
         let dims = self.by_name(|param| param.tp_dim.map(|dim| dim as u32));
         names.filter_map(|name| Some((name.clone(), *dims.get(parameter_of(name.as_str()))?))).collect()
+    }
+
+    /// Those of these native names, in any dialect, that have one part per expert along their first dim; optimizer state
+    /// follows its parameter.
+    pub fn expert_names<'a>(&self, names: impl Iterator<Item = &'a Fqn>) -> BTreeSet<Fqn> {
+        let of_experts = self.by_name(|param| param.ep_dim);
+        names.filter(|name| of_experts.contains_key(parameter_of(name.as_str()))).cloned().collect()
     }
 
     /// Those of these names, of either side, whose type is the model's and not the run's.

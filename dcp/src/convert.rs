@@ -6,7 +6,10 @@ use crate::error::{Error, Result};
 use crate::format::{Candidate, Format, Pieces, Reader, Target, TargetTensor, TargetValue, WriteOptions};
 use crate::layout::{Gap, Mesh, Placement, Region, cover};
 use crate::model::{Catalog, ChunkTable, DType, Fqn, FqnFilter, Severity, Tensor, TensorSpec, can_cast};
-use crate::plan::{Degrees, Revealed, choose_owners, mesh_of, place, reveal, stage_of};
+use crate::plan::{
+    Boxes, Degrees, ExpertDegrees, ExpertTensor, Revealed, choose_owners, cut_experts, mesh_of, place,
+    reveal, stage_of,
+};
 use crate::storage::Place;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,6 +23,15 @@ pub enum Sharding {
     Whole,
     /// For these parallel degrees.
     Degrees(Degrees),
+}
+
+/// Expert parallelism, of [`Sharding::Degrees`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ExpertCut {
+    /// The degrees.
+    pub degrees: ExpertDegrees,
+    /// The tensors that have one part per expert along their first dim.
+    pub tensors: BTreeSet<Fqn>,
 }
 
 /// What to make of a source.
@@ -36,6 +48,8 @@ pub struct ConvertOptions {
     pub tp_dims: Option<BTreeMap<Fqn, u32>>,
     /// How to cut it.
     pub sharding: Sharding,
+    /// How to cut experts; `None` cuts them as other tensors.
+    pub experts: Option<ExpertCut>,
     /// Leave values out instead of refusing, in formats that hold tensors only; the report lists them.
     pub drop_values: bool,
     /// Choices of the destination's format.
@@ -52,6 +66,7 @@ impl Default for ConvertOptions {
             keep_dtype: BTreeSet::new(),
             tp_dims: None,
             sharding: Sharding::Keep,
+            experts: None,
             drop_values: false,
             write: WriteOptions::default(),
             copy: CopyOptions::default(),
@@ -116,7 +131,7 @@ pub fn plan<'a>(
             false => left_out.push(fqn.as_str().to_owned()),
         }
     }
-    let mut sharder = Sharder::new(catalog, &chosen, options.sharding, options.tp_dims.as_ref())?;
+    let mut sharder = Sharder::new(catalog, &chosen, options)?;
     let mut target = Target {
         mesh: sharder.mesh.clone(),
         writers: sharder.writers,
@@ -264,22 +279,17 @@ enum How {
         writers: Vec<u32>,
     },
     Whole,
-    /// One placement list and owner per chosen tensor.
-    Placed(Vec<(Vec<Placement>, Vec<u32>)>),
+    /// One for each chosen tensor.
+    Placed(Vec<Pieces>),
 }
 
 impl Sharder {
-    fn new(
-        catalog: &Catalog,
-        chosen: &[(&Fqn, &Tensor)],
-        sharding: Sharding,
-        tp_dims: Option<&BTreeMap<Fqn, u32>>,
-    ) -> Result<Self> {
-        match sharding {
+    fn new(catalog: &Catalog, chosen: &[(&Fqn, &Tensor)], options: &ConvertOptions) -> Result<Self> {
+        match options.sharding {
             Sharding::Whole => {
                 Ok(Sharder { mesh: None, writers: 1, assumptions: Vec::new(), how: How::Whole })
             }
-            Sharding::Degrees(degrees) => Self::for_degrees(catalog, chosen, degrees, tp_dims),
+            Sharding::Degrees(degrees) => Self::for_degrees(catalog, chosen, degrees, options),
             Sharding::Keep => match &catalog.mesh {
                 Some(mesh) if chosen.iter().all(|(_, tensor)| tensor.placements.is_some()) => {
                     let placements =
@@ -312,8 +322,9 @@ impl Sharder {
         catalog: &Catalog,
         chosen: &[(&Fqn, &Tensor)],
         degrees: Degrees,
-        tp_dims: Option<&BTreeMap<Fqn, u32>>,
+        options: &ConvertOptions,
     ) -> Result<Self> {
+        let tp_dims = options.tp_dims.as_ref();
         let mesh = Arc::new(mesh_of(degrees)?);
         let of_model = |dims: &BTreeMap<Fqn, u32>| -> Vec<Revealed> {
             let dim = |fqn: &Fqn| dims.get(fqn).map_or(Revealed::NoTp, |&dim| Revealed::TpDim(dim));
@@ -330,7 +341,13 @@ impl Sharder {
             let stage = stage_of(fqn.as_str(), layers, degrees.pp);
             place(degrees, tensor.spec.shape.len(), stage, revealed).to_vec()
         });
-        Ok(Self::placed(mesh, chosen, placements, assumptions))
+        let mut sharder = Self::placed(mesh, chosen, placements, assumptions);
+        if let (Some(experts), How::Placed(placed)) = (&options.experts, &mut sharder.how) {
+            for (index, boxes) in boxes_of_experts(experts, degrees, layers, chosen, &revealed)? {
+                placed[index] = Pieces::Listed(boxes);
+            }
+        }
+        Ok(sharder)
     }
 
     fn placed(
@@ -342,18 +359,15 @@ impl Sharder {
         let bytes = chosen.iter().map(|(_, tensor)| tensor.spec.bytes().unwrap_or(0));
         let tensors: Vec<_> = placements.zip(bytes).collect();
         let owners = choose_owners(&mesh, &tensors);
-        let placed =
-            tensors.into_iter().zip(owners).map(|((placements, _), owner)| (placements, owner)).collect();
+        let pieces = |((placements, _), owner)| Pieces::Placed { placements, owner };
+        let placed = tensors.into_iter().zip(owners).map(pieces).collect();
         Sharder { writers: mesh.ranks(), mesh: Some(mesh), assumptions, how: How::Placed(placed) }
     }
 
     fn pieces(&mut self, index: usize, tensor: &Tensor) -> Result<Pieces> {
         Ok(match &mut self.how {
             How::Whole => Pieces::Listed(vec![(0, Region::whole(&tensor.spec.shape))]),
-            How::Placed(placed) => {
-                let (placements, owner) = std::mem::take(&mut placed[index]);
-                Pieces::Placed { placements, owner }
-            }
+            How::Placed(placed) => std::mem::replace(&mut placed[index], Pieces::Listed(Vec::new())),
             How::Listed { writers } => Pieces::Listed(
                 tensor
                     .chunks
@@ -364,6 +378,31 @@ impl Sharder {
             ),
         })
     }
+}
+
+/// Indices of the chosen tensors that have a part per expert, each with its boxes and the ranks that write them.
+fn boxes_of_experts(
+    experts: &ExpertCut,
+    degrees: Degrees,
+    layers: u32,
+    chosen: &[(&Fqn, &Tensor)],
+    revealed: &[Revealed],
+) -> Result<Vec<(usize, Boxes)>> {
+    let (mut indices, mut tensors) = (Vec::new(), Vec::new());
+    for (index, (fqn, tensor)) in chosen.iter().enumerate() {
+        // A scalar of the optimizer has no part per expert.
+        if experts.tensors.contains(*fqn) && !tensor.spec.shape.is_empty() {
+            let tp_dim = match revealed[index] {
+                Revealed::TpDim(dim) => Some(dim),
+                Revealed::NoTp => None,
+            };
+            let stage = stage_of(fqn.as_str(), layers, degrees.pp);
+            let byte_len = tensor.spec.bytes().unwrap_or(0);
+            indices.push(index);
+            tensors.push(ExpertTensor { shape: &tensor.spec.shape, tp_dim, stage, byte_len });
+        }
+    }
+    Ok(indices.into_iter().zip(cut_experts(degrees, experts.degrees, &tensors)?).collect())
 }
 
 /// Tensor-parallel dims: from the placements where the source records a `tp` axis, else from its boxes.

@@ -25,8 +25,8 @@ const PACKAGES: &[&str] = &[
     "datasets",
     "tabulate",
 ];
-/// Without what they would pull for GPUs.
-const ALONE: &[&str] = &["torchdata", "torchtitan==0.2.2"];
+/// Without what they would pull for GPUs. TorchTitan imports triton, which it needs on a GPU alone.
+const ALONE: &[&str] = &["torchdata", "torchtitan==0.2.2", "triton==3.6.0"];
 const PROBE: &str =
     "import diffusers, torchtitan, transformers; print(transformers.__version__, diffusers.__version__)";
 const VERSIONS: &str = "5.23.0 0.42.1";

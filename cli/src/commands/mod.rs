@@ -15,6 +15,7 @@ mod verify;
 
 use crate::error::{Outcome, Result};
 use crate::ui;
+use ::convert::exchange::Report;
 use std::collections::BTreeMap;
 
 /// Every command.
@@ -51,6 +52,21 @@ impl Command {
             Command::Cp(args) => cp::run(args),
             Command::Prune(args) => prune::run(args),
         }
+    }
+}
+
+/// Tells how the native side names its tensors, where not all are named alike.
+fn note_names(report: &Report) {
+    if let Some(spelling) = report.spelling {
+        ui::note(format_args!("native tensors, names of {spelling}"));
+    }
+    if let Some(first) = report.respelled.first() {
+        let count = ui::count(report.respelled.len(), "tensor");
+        ui::note(format_args!("names of other versions: {count}, the first: {first}"));
+    }
+    if report.fused > 0 {
+        let count = ui::count(report.fused, "tensor");
+        ui::note(format_args!("taken apart: {count} of queries, keys and values together"));
     }
 }
 

@@ -4,7 +4,6 @@ use super::convert::copy;
 use crate::args::{Copying, Cut, Destination, format_named, holds_whole_tensors};
 use crate::error::{CliError, Outcome, Result};
 use crate::place;
-use dcp::convert::Sharding;
 use dcp::format;
 
 /// The format that is written where neither --to nor the source names one that can be cut.
@@ -15,6 +14,7 @@ const DEFAULT_FORMAT: &str = "titan";
 /// The degrees are those of TorchTitan's `parallelism` section; each is 1 where it is left out. What the source does
 /// not record is assumed and printed.
 #[derive(clap::Args, Debug)]
+#[command(after_help = crate::args::models_help())]
 pub(crate) struct Args {
     /// The checkpoint
     src: String,
@@ -33,7 +33,6 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<Outcome> {
-    let degrees = args.cut.degrees()?;
     let model = args.model.as_deref().map(convert::families::by_name).transpose()?;
     let asked = args.to.as_deref().map(format_named).transpose()?;
     let reader = format::open(&place::open(&args.src)?)?;
@@ -54,7 +53,6 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     }
     let mut options = args.copying.options()?;
     options.write.sharded = destination.holds_whole_tensors();
-    options.sharding = Sharding::Degrees(degrees);
-    options.tp_dims = model.map(|model| model.tp_dims(reader.catalog().tensors.keys()));
+    args.cut.apply(&mut options, model.as_ref(), reader.catalog().tensors.keys())?;
     copy(&*reader, &destination, options, &args.copying, &[])
 }

@@ -13,6 +13,7 @@ use dcp::format::Reader;
 /// Every element depends on seed, name and position alone, so that it is the same however it is cut. TorchTitan starts from
 /// it as from its own seed checkpoint: put it into the run's folder as `step-0`.
 #[derive(clap::Args, Debug)]
+#[command(after_help = crate::args::models_help())]
 pub(crate) struct Args {
     /// Folder or single file to write
     dst: String,
@@ -39,8 +40,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     ui::note(format_args!("{}, {} elements, seed {}", model.name(), model.elements(), args.seed));
     let seed = Seed::new(&model, args.seed, |fqn| args.dialect.name_of(fqn));
     let mut options = args.copying.options()?;
-    options.sharding = args.cut.sharding()?;
-    options.tp_dims = Some(model.tp_dims(seed.catalog().tensors.keys()));
+    args.cut.apply_where_cut(&mut options, &model, seed.catalog().tensors.keys())?;
     options.keep_dtype = model.keep_dtype(seed.catalog().tensors.keys());
     copy(&seed, &destination, options, &args.copying, &[])
 }

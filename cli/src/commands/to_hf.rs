@@ -5,11 +5,12 @@ use crate::args::{Copying, Destination, ModelChoice, format_named};
 use crate::error::{CliError, Outcome, Result};
 use crate::place;
 use crate::ui;
-use convert::exchange::{Made, check_tied, made_of, outward};
+use convert::exchange::{Made, check_tied, made_of, others_of, outward};
+use convert::joined::Joined;
 use convert::spec::Model;
 use dcp::convert::Sharding;
 use dcp::format::{self, Reader};
-use dcp::model::DType;
+use dcp::model::{DType, Fqn};
 use dcp::storage::Place;
 use serde_json::json;
 use std::io::Write;
@@ -34,6 +35,7 @@ const ASSET_PREFIX: &str = "tokenizer";
 /// Names, rotary layout, experts and heads become those of transformers; the optimizer is left out. Writes safetensors with
 /// an index, and config.json. Every name must be of the model, and every name of the model must be there.
 #[derive(clap::Args, Debug)]
+#[command(after_help = crate::args::models_help())]
 pub(crate) struct Args {
     /// The checkpoint, of any format and sharding
     #[arg(required_unless_present = "plan")]
@@ -55,7 +57,8 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<Outcome> {
     let assets = args.hf_assets.as_deref().map(place::open).transpose()?;
-    let model = args.model.model(assets.as_ref())?;
+    let mut model = args.model.model(assets.as_ref())?;
+    let others = others(&mut model, assets.as_ref())?;
     let (Some(src), Some(dst), false) = (&args.src, &args.dst, args.plan) else {
         return print_plan(&model, args.copying.json).map(|()| Outcome::Ok);
     };
@@ -66,6 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     let source: Arc<dyn Reader> = format::open(&place::open(src)?)?;
     let (view, report) = outward(&model, source.clone())?;
     ui::note(format_args!("{}, names of {}", model.name(), report.dialect));
+    super::note_names(&report);
     super::note_left_out(&report.left_out);
     check_tied(&*source, &model, &report)?;
     let mut options = args.copying.options()?;
@@ -78,7 +82,44 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     if let Some(assets) = &assets {
         beside.extend(tokenizer_files(assets)?);
     }
-    copy(&view, &destination, options, &args.copying, &beside)
+    let Some(Others { base, names }) = others else {
+        return copy(&view, &destination, options, &args.copying, &beside);
+    };
+    // Of their own type, whatever the text's is.
+    options.keep_dtype.extend(names.iter().cloned());
+    let joined = Joined::new(view, base, names.into_iter())?;
+    copy(&joined, &destination, options, &args.copying, &beside)
+}
+
+/// Tensors that are copied as they are.
+struct Others {
+    base: Arc<dyn Reader>,
+    names: Vec<Fqn>,
+}
+
+/// The tensors of the larger model that this one is a part of, from the folder with its files; without them the model
+/// becomes one by itself.
+fn others(model: &mut Model, assets: Option<&Place>) -> Result<Option<Others>> {
+    let Some(alone) = model.alone.clone() else { return Ok(None) };
+    if let Some(place) = assets {
+        match format::open(place) {
+            Ok(base) => {
+                let names = others_of(model, base.catalog())?;
+                if !names.is_empty() {
+                    let count = ui::count(names.len(), "tensor");
+                    ui::note(format_args!("as they are from {}: {count}", place.display()));
+                    return Ok(Some(Others { base, names }));
+                }
+            }
+            Err(dcp::Error::UnknownFormat { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    *model = *alone;
+    ui::note(format_args!(
+        "the text alone: the rest of the model is not given; --hf-assets with its weights takes that in"
+    ));
+    Ok(None)
 }
 
 fn print_plan(model: &Model, json: bool) -> Result<()> {

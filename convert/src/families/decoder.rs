@@ -1,7 +1,7 @@
 //! What most families share: a stack of pre-norm blocks between an embedding and a head.
 
 use crate::init::Init;
-use crate::link::Link;
+use crate::link::{End, Link};
 use crate::spec::{Config, Direction, Model, Param, Tied};
 use dcp::model::DType;
 
@@ -17,6 +17,7 @@ pub(super) struct Builder {
     pub(super) outside_head: String,
     pub(super) params: Vec<Param>,
     pub(super) links: Vec<(Link, Direction)>,
+    pub(super) fused: Vec<Link>,
     pub(super) native_only: Vec<(String, &'static str)>,
     pub(super) tied: Option<Tied>,
 }
@@ -27,6 +28,7 @@ impl Default for Builder {
             outside_head: "lm_head.weight".to_owned(),
             params: Vec::new(),
             links: Vec::new(),
+            fused: Vec::new(),
             native_only: Vec::new(),
             tied: None,
         }
@@ -126,6 +128,8 @@ impl Builder {
             flavor,
             params: self.params,
             links: self.links,
+            fused: self.fused,
+            alone: None,
             native_only: self.native_only,
             outside_only: vec![("*.rotary_emb.inv_freq".to_owned(), "computed from the config")],
             tied: self.tied,
@@ -162,9 +166,35 @@ impl Builder {
         });
     }
 
+    /// Queries, keys and values of a group together, as the main branch of 2026 had them for a time: for every head of keys
+    /// the heads of queries that share it, its keys and its values. `columns` are the dims of a row.
+    pub(super) fn fused(&mut self, native: &str, kind: &str, sizes: [u64; 3], columns: &[u64]) {
+        let [heads, kv_heads, head_dim] = sizes;
+        if !heads.is_multiple_of(kv_heads) {
+            return;
+        }
+        let (each, fused) = (heads / kv_heads, format!("{native}.qkv_linear.wqkv.{kind}"));
+        for (name, first, count) in [("wq", 0, each), ("wk", each, 1), ("wv", each + 1, 1)] {
+            let end = |name: String, first: u64, heads: u64| End {
+                name,
+                start: std::iter::once(first * head_dim).chain(columns.iter().map(|_| 0)).collect(),
+                steps: [(0, heads * head_dim), (0, 1)]
+                    .into_iter()
+                    .chain((1..=columns.len()).map(|dim| (dim, 1)))
+                    .collect(),
+            };
+            self.fused.push(Link {
+                extent: [kv_heads, count * head_dim].into_iter().chain(columns.iter().copied()).collect(),
+                native: end(format!("{native}.{name}.{kind}"), 0, count),
+                outside: end(fused.clone(), first, each + 2),
+            });
+        }
+    }
+
     /// Queries, keys, values and output of `layers.N`.
     pub(super) fn attention(&mut self, layer: u64, native: &str, outside: &str, sizes: &Attention) {
         let Attention { dim, heads, kv_heads, head_dim, .. } = *sizes;
+        self.fused(native, "weight", [heads, kv_heads, head_dim], &[dim]);
         let init = normal(STD);
         for (name, theirs, heads) in [("wq", "q_proj", heads), ("wk", "k_proj", kv_heads)] {
             let (native, outside) = (format!("{native}.{name}.weight"), format!("{outside}.{theirs}.weight"));

@@ -7,6 +7,7 @@ use super::Family;
 use super::config::{Reading, object};
 use super::decoder::{Builder, depth_std, normal};
 use crate::error::Result;
+use crate::exchange::MORE_TOKENS;
 use crate::init::Init;
 use crate::spec::{Config, Model};
 use dcp::model::DType;
@@ -64,6 +65,10 @@ impl Family for DeepSeekV3 {
         FLAVORS.iter().map(|flavor| flavor.0).collect()
     }
 
+    fn aliases(&self) -> &'static [(&'static str, &'static str)] {
+        &[("debugmodel_flex_attn", "debugmodel")]
+    }
+
     fn flavor(&self, name: &str) -> Option<Model> {
         let &(name, sizes, experts, q_lora, is_v3, route_scale, mscale) =
             FLAVORS.iter().find(|flavor| flavor.0 == name)?;
@@ -91,7 +96,8 @@ impl Family for DeepSeekV3 {
             is_v3,
             route_scale,
             mscale,
-            next_token_layers: 0,
+            // The published V3 has one, which is left out.
+            next_token_layers: u64::from(is_v3),
         };
         Some(sizes.model(name.to_owned()))
     }
@@ -179,7 +185,7 @@ impl Sizes {
         let mut model = builder.model("deepseek_v3", flavor, self.config());
         for extra in 0..self.next_token_layers {
             let pattern = format!("model.layers.{}.*", self.layers + extra);
-            model.outside_only.push((pattern, "of the prediction of more than one token, which has no home"));
+            model.outside_only.push((pattern, MORE_TOKENS));
         }
         model
     }

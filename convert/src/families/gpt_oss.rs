@@ -102,6 +102,8 @@ impl Sizes {
     fn attention(&self, builder: &mut Builder, layer: u64, native: &str, outside: &str) {
         let Sizes { dim, heads, kv_heads, head_dim, .. } = *self;
         let init = normal(depth_std(layer));
+        builder.fused(native, "weight", [heads, kv_heads, head_dim], &[dim]);
+        builder.fused(native, "bias", [heads, kv_heads, head_dim], &[]);
         for (ours, theirs, rows) in [
             ("wq", "q_proj", heads * head_dim),
             ("wk", "k_proj", kv_heads * head_dim),

@@ -4,7 +4,7 @@
 //! transformers two halves of a head: the rows of wq and wk are permuted.
 
 use super::Family;
-use super::config::{Reading, object};
+use super::config::{Reading, object as object_of};
 use super::decoder::{Attention, Builder};
 use crate::error::Result;
 use crate::spec::{Config, Model};
@@ -49,6 +49,15 @@ impl Family for Llama3 {
 
     fn flavors(&self) -> Vec<&'static str> {
         FLAVORS.iter().map(|flavor| flavor.0).collect()
+    }
+
+    fn aliases(&self) -> &'static [(&'static str, &'static str)] {
+        &[
+            ("debugmodel_flex_attn", "debugmodel"),
+            ("debugmodel_varlen_attn", "debugmodel"),
+            ("8B_flex", "8B"),
+            ("8B_varlen", "8B"),
+        ]
     }
 
     fn flavor(&self, name: &str) -> Option<Model> {
@@ -112,6 +121,41 @@ impl Family for Llama3 {
     }
 }
 
+/// The `config.json` of Meta's `params.json`; `None` for what is none.
+///
+/// Errors: [`crate::Error::BadConfig`] for a size that is missing or impossible.
+pub(super) fn config_of_params(object: &str, params: &Config) -> Result<Option<Config>> {
+    if params.contains_key("model_type") || !params.contains_key("n_layers") {
+        return Ok(None);
+    }
+    let reading = Reading { object, config: params };
+    let (dim, heads) = (reading.size(&["dim"])?, reading.size(&["n_heads"])?);
+    let layers = reading.count(&["n_layers"])?;
+    // Two thirds of four times the dim, in whole numbers at every step, as the module computes it.
+    let scale = reading.number_or("ffn_dim_multiplier", 1.0)?;
+    let multiple = reading.size_or("multiple_of", 256)?;
+    let hidden = (scale * (8 * dim / 3) as f64) as u64;
+    let scaling = json!({
+        "rope_type": "llama3", "factor": reading.number_or("rope_scaling_factor", 8.0)?, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+    });
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": dim,
+        "intermediate_size": hidden.div_ceil(multiple) * multiple,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": reading.size_or("n_kv_heads", heads)?,
+        "vocab_size": reading.size(&["vocab_size"])?,
+        "rms_norm_eps": reading.number_or("norm_eps", 1e-5)?,
+        "rope_theta": reading.number_or("rope_theta", 10_000.0)?,
+        "rope_scaling": if reading.flag("use_scaled_rope")? { scaling } else { Value::Null },
+        "tie_word_embeddings": false,
+    });
+    Ok(Some(object_of(config)))
+}
+
 impl Sizes {
     fn model(&self, flavor: String) -> Model {
         let Sizes { dim, layers, heads, kv_heads, hidden, vocabulary, is_tied, .. } = *self;
@@ -167,6 +211,6 @@ impl Sizes {
             "pretraining_tp": 1,
             "use_cache": true,
         });
-        object(config)
+        object_of(config)
     }
 }

@@ -125,6 +125,13 @@ impl Family for Llama4 {
         };
         let mut model = sizes.model(object.to_owned());
         model.config = config.clone();
+        if !prefix.is_empty() {
+            let mut alone = Sizes { prefix: "", ..sizes }.model(object.to_owned());
+            alone.config = text.clone();
+            alone.config.insert("architectures".to_owned(), json!(["Llama4ForCausalLM"]));
+            alone.config.insert("model_type".to_owned(), json!("llama4_text"));
+            model.alone = Some(Box::new(alone));
+        }
         Ok(model)
     }
 }

@@ -32,6 +32,11 @@ pub trait Family: Sync {
     /// The names of its flavors.
     fn flavors(&self) -> Vec<&'static str>;
 
+    /// Names of flavors that differ in how attention is computed alone, each with the flavor that has the same parameters.
+    fn aliases(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
+
     /// The model of a flavor; `None` for a name that is none.
     fn flavor(&self, name: &str) -> Option<Model>;
 
@@ -44,21 +49,25 @@ pub trait Family: Sync {
     fn of_config(&self, object: &str, config: &Config) -> Result<Model>;
 }
 
-/// The model of `FAMILY:FLAVOR`.
+/// The model of `FAMILY:FLAVOR`, or of an alias.
 ///
 /// Errors: [`Error::NoSuchModel`], with those there are.
 pub fn by_name(name: &str) -> Result<Model> {
     let found = name.split_once(':').and_then(|(family, flavor)| {
-        FAMILIES.iter().find(|candidate| candidate.name() == family)?.flavor(flavor)
+        let family = FAMILIES.iter().find(|candidate| candidate.name() == family)?;
+        let alias = family.aliases().iter().find(|(alias, _)| *alias == flavor);
+        let model = family.flavor(alias.map_or(flavor, |(_, flavor)| flavor))?;
+        Some(Model { flavor: flavor.to_owned(), ..model })
     });
     found.ok_or_else(|| Error::NoSuchModel { name: name.to_owned(), known: names().join(", ") })
 }
 
-/// Every `FAMILY:FLAVOR`.
+/// Every `FAMILY:FLAVOR`, aliases included.
 pub fn names() -> Vec<String> {
     let of = |family: &&dyn Family| {
         let name = family.name();
-        family.flavors().into_iter().map(move |flavor| format!("{name}:{flavor}"))
+        let aliases = family.aliases().iter().map(|(alias, _)| *alias);
+        family.flavors().into_iter().chain(aliases).map(move |flavor| format!("{name}:{flavor}"))
     };
     FAMILIES.iter().flat_map(of).collect()
 }
@@ -70,6 +79,11 @@ pub fn of_config(object: &str, json: &str) -> Result<Model> {
     let bad = |why: String| Error::BadConfig { object: object.to_owned(), why };
     let config: Config =
         serde_json::from_str(json).map_err(|error| bad(format!("not a JSON object: {error}")))?;
+    // Meta's params.json tells nothing, and has names of its own.
+    let config = match llama3::config_of_params(object, &config)? {
+        Some(of_params) => of_params,
+        None => config,
+    };
     // Diffusers tells the class.
     let told =
         config.get("model_type").or_else(|| config.get("_class_name")).and_then(serde_json::Value::as_str);

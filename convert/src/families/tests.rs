@@ -134,3 +134,94 @@ fn configs_that_cannot_be_are_named() {
     let new = of_config("config.json", &serde_json::to_string(&config).unwrap()).unwrap();
     assert_eq!(new.params, old.params);
 }
+
+#[test]
+fn aliases_name_the_same_parameters() {
+    let mut count = 0;
+    for family in FAMILIES {
+        for (alias, flavor) in family.aliases() {
+            assert!(!family.flavors().contains(alias), "{alias} is a flavor");
+            let (alias, flavor) =
+                (format!("{}:{alias}", family.name()), format!("{}:{flavor}", family.name()));
+            let (found, expected) = (by_name(&alias).unwrap(), by_name(&flavor).unwrap());
+            assert_eq!(found.params, expected.params, "{alias}");
+            assert!(alias.ends_with(&found.flavor) && names().contains(&alias), "{alias}");
+            count += 1;
+        }
+    }
+    assert_eq!(count, 5);
+}
+
+/// Queries, keys and values in one tensor: each element of it once, and each of theirs.
+#[test]
+fn every_element_of_what_is_together_is_linked() {
+    for name in names() {
+        let model = by_name(&name).unwrap();
+        let has_them = matches!(model.family, "llama3" | "llama4" | "gpt_oss" | "qwen3");
+        assert_eq!(!model.fused.is_empty(), has_them, "{name}");
+        let shapes: BTreeMap<&str, &[u64]> =
+            model.params.iter().map(|param| (param.fqn.as_str(), &param.shape[..])).collect();
+        for (fqn, found) in linked(model.fused.iter().map(|link| (link, true))) {
+            assert_eq!(shapes[fqn.as_str()].iter().product::<u64>(), found, "{name}: {fqn}");
+        }
+        let mut ends: BTreeMap<&str, u64> = BTreeMap::new();
+        for link in &model.fused {
+            assert_eq!(link.native.shape(&link.extent), shapes[link.native.name.as_str()], "{name}");
+            let end: u64 = link.outside.shape(&link.extent).iter().product();
+            let known = ends.entry(&link.outside.name).or_default();
+            *known = (*known).max(end);
+        }
+        for (fqn, found) in linked(model.fused.iter().map(|link| (link, false))) {
+            assert_eq!(ends[fqn.as_str()], found, "{name}: {fqn}");
+        }
+    }
+}
+
+#[test]
+fn experts_are_known_by_every_name() {
+    let model = by_name("deepseek_v3:debugmodel").unwrap();
+    let names = [
+        "layers.1.moe.experts.w1",
+        "layers.2.moe.routed_experts.inner_experts.w2_EDF",
+        "layers.3.moe.experts.w3_EFD",
+        "optimizer.state.layers.1.moe.experts.w1.exp_avg",
+        "layers.1.moe.shared_experts.w1.weight",
+        "layers.1.moe.expert_bias",
+        "layers.0.attention.wo.weight",
+    ]
+    .map(dcp::model::Fqn::from);
+    let found = model.expert_names(names.iter());
+    let found: Vec<&str> = found.iter().map(|fqn| fqn.as_str()).collect();
+    let mut expected: Vec<&str> = names[..4].iter().map(|fqn| fqn.as_str()).collect();
+    expected.sort_unstable();
+    assert_eq!(found, expected);
+}
+
+/// The sizes that Meta publishes in `params.json`.
+#[test]
+fn params_of_meta_are_read() {
+    for (flavor, json) in [
+        (
+            "8B",
+            r#""dim": 4096, "n_layers": 32, "n_heads": 32, "ffn_dim_multiplier": 1.3, "multiple_of": 1024"#,
+        ),
+        (
+            "70B",
+            r#""dim": 8192, "n_layers": 80, "n_heads": 64, "ffn_dim_multiplier": 1.3, "multiple_of": 4096"#,
+        ),
+        (
+            "405B",
+            r#""dim": 16384, "n_layers": 126, "n_heads": 128, "ffn_dim_multiplier": 1.2, "multiple_of": 4096"#,
+        ),
+    ] {
+        let json =
+            format!("{{{json}, \"n_kv_heads\": 8, \"vocab_size\": 128256, \"use_scaled_rope\": true}}");
+        let model = of_config("params.json", &json).unwrap();
+        assert_eq!(model.params, by_name(&format!("llama3:{flavor}")).unwrap().params, "{flavor}");
+        assert_eq!(model.config["rope_scaling"]["factor"], 8.0);
+    }
+    let error = of_config("params.json", r#"{"dim": 64, "n_layers": 2, "n_heads": 4, "vocab_size": -1}"#);
+    assert!(error.unwrap_err().to_string().contains("`vocab_size` is -1"));
+    let error = of_config("params.json", r#"{"n_layers": 2, "n_heads": 4}"#).unwrap_err().to_string();
+    assert!(error.contains("no `dim`"), "{error}");
+}

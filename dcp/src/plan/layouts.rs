@@ -78,7 +78,8 @@ fn pieces_per_dim(shape: &[u64], regions: &[Region]) -> Vec<u64> {
 /// where it was revealed. FSDP over tensor parallelism of the same dim is the strided shard that PyTorch uses.
 pub fn place(degrees: Degrees, dims: usize, stage: u32, revealed: Revealed) -> [Placement; 4] {
     let tp = match revealed {
-        Revealed::TpDim(dim) if degrees.tp > 1 => Placement::Shard { dim },
+        // A scalar of the optimizer has the name of its parameter, and nothing to cut.
+        Revealed::TpDim(dim) if degrees.tp > 1 && (dim as usize) < dims => Placement::Shard { dim },
         _ => Placement::Replicate,
     };
     let fsdp = match tp {
@@ -137,6 +138,13 @@ mod tests {
         ]);
         assert_eq!(revealed, [Revealed::TpDim(1), Revealed::TpDim(0), Revealed::NoTp, Revealed::NoTp]);
         assert_eq!(reveal(&[(&shape[..], grid(shape, 4, 1))]), [Revealed::NoTp]);
+    }
+
+    #[test]
+    fn a_scalar_is_cut_by_nothing() {
+        let degrees = Degrees { pp: 1, dp_replicate: 1, dp_shard: 2, cp: 1, tp: 2 };
+        let placements = place(degrees, 0, 0, Revealed::TpDim(0));
+        assert_eq!(placements[1..], [Placement::Replicate; 3]);
     }
 
     #[test]

@@ -2,8 +2,10 @@
 
 mod chain;
 mod damage;
+mod experts;
 mod kills;
 mod models;
+mod names;
 mod objects;
 mod peers;
 mod pytorch_loads;
@@ -13,6 +15,7 @@ mod scale;
 mod store_errors;
 mod stores;
 mod streaming;
+mod torchtitan;
 mod transfer;
 
 use dcp::convert::{ConvertOptions, plan};
