@@ -10,6 +10,9 @@ use crate::threads::lock;
 use crc_fast::CrcAlgorithm::{Crc32IsoHdlc, Crc64Nvme};
 use std::sync::{Mutex, OnceLock};
 
+/// Largest piece of a compressed object, so that a small read decodes little.
+pub(super) const FRAME_BYTES_MAX: u64 = 4 << 20;
+
 /// Checksum of part of a block of a placed region.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Part {
@@ -83,7 +86,11 @@ impl<'a> ObjectSink<'a> {
     /// Writes part of placed region `placed`, `region_offset` bytes into it.
     pub(crate) fn write(&self, placed: u32, region_offset: u64, dtype: DType, bytes: &[u8]) -> Result<u64> {
         if self.draft.compressed() {
-            return self.append(placed, region_offset, dtype, bytes);
+            // Frames hold whole elements: their bytes are sorted by significance first.
+            let frame_bytes = FRAME_BYTES_MAX - FRAME_BYTES_MAX % dtype.block_bytes();
+            let offsets = (region_offset..).step_by(frame_bytes as usize);
+            let frames = offsets.zip(bytes.chunks(frame_bytes as usize));
+            return frames.map(|(offset, frame)| self.append(placed, offset, dtype, frame)).sum();
         }
         let region = &self.object().placed[placed as usize];
         self.writer()?.write_at(region.byte_offset + region_offset, bytes)?;

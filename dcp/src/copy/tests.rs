@@ -1,6 +1,7 @@
 //! Any cut of a tensor to any other, in strips of any size: the bytes and checksums are those of the tensor.
 
 use super::engine::run_in_strips;
+use super::job::StripBytes;
 use super::{CopyOptions, Job, TensorReader, Wanted, load};
 use crate::error::{Error, Result};
 use crate::format::{ChecksumKind, Draft, Elements, ObjectDraft, ObjectSums, PlacedRegion, Reader, Target};
@@ -157,6 +158,7 @@ fn copy(
     checksums: ChecksumKind,
     strip_bytes: u64,
 ) -> (Place, Vec<ObjectSums>) {
+    let strip_bytes = StripBytes { plain: strip_bytes, reordered: strip_bytes };
     let spec = source.catalog.tensors["w"].spec.clone();
     let objects = regions
         .iter()
