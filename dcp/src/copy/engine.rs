@@ -190,16 +190,17 @@ impl<'a> Shared<'a> {
             chunk.reordered(&region.extent, blocks(self.strip_bytes.reordered), self.write_cost_bytes())
         });
         Ok(match reordered {
+            // A frame is short enough in any case: what is compressed is written in runs that are as long as can be.
+            Some(_) if self.job.draft.compressed() => region.strips(blocks(self.strip_bytes.reordered)),
             Some(extent) => Strips::new(region, extent),
             None => region.strips(blocks(self.strip_bytes.plain)),
         })
     }
 
     /// Bytes that could be written in the time that one more write takes: a system call and the page that two writes
-    /// share, the combining of checksums, or a frame of its own.
+    /// share, or the combining of checksums.
     fn write_cost_bytes(&self) -> u64 {
         match self.job.draft.checksums() {
-            _ if self.job.draft.compressed() => 1 << 20,
             ChecksumKind::None => 8 << 10,
             ChecksumKind::Crc32 | ChecksumKind::Crc64Blocks { .. } => 32 << 10,
         }

@@ -8,6 +8,7 @@ mod reorder;
 mod runs;
 mod shard;
 mod strips;
+mod transpose;
 
 pub use box_copy::{copy_box, row_major};
 pub use cover::{Gap, cover};

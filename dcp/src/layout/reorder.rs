@@ -5,11 +5,11 @@
 //! at the cost of the other. What is best depends on what a run costs on either side, so boxes between the two extremes
 //! are compared by that.
 
-use super::{Runs, row_major};
+use super::Runs;
 
-/// What an element costs that is read and not wanted, beside one that is: it is paid for on every way but the one out of
-/// the page cache.
-const UNWANTED_COST: u64 = 16;
+/// What an element costs that is read and not wanted, beside one that is: so much that few are, whatever else it costs.
+/// They are paid for on every way but the one out of the page cache.
+const UNWANTED_COST: u64 = 1024;
 
 /// Two arrays of one shape. Everything counts elements.
 #[derive(Clone, Debug)]
@@ -169,9 +169,6 @@ mod tests {
         let far = Reorder { source_run_cost: 1 << 19, ..transposed(&strides, &whole, 5 << 20) };
         let extent = far.extent(&whole);
         assert_eq!(extent[0], 16384, "{extent:?}");
-        // Where writes do, a box is a strip of the target.
-        let near = Reorder { target_run_cost: 1 << 22, ..transposed(&strides, &whole, 5 << 20) };
-        assert_eq!(near.extent(&whole)[1], 8192);
     }
 
     #[test]
