@@ -11,7 +11,7 @@ mod sides;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use comparisons::{COMPARISONS, Comparison, Run};
+use comparisons::{COMPARISONS, Comparison};
 use families::FAMILIES;
 use sides::Bench;
 use std::path::Path;
@@ -47,9 +47,7 @@ pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<()> {
         let known: Vec<_> = all().map(|comparison| comparison.name).collect();
         bail!("no comparison is named so; known: {}", known.join("; "));
     }
-    let mut sides = chosen.iter().flat_map(|comparison| comparison.sides);
-    let with_titan = sides.any(|side| matches!(side.run, Run::TorchTitan(_)));
-    let bench = Bench::new(root, args.gib, args.cold, with_titan)?;
+    let bench = Bench::new(root, args.gib, args.cold, &chosen)?;
     println!("{}", machine::describe(root)?);
     let mut results = Vec::new();
     for comparison in chosen {

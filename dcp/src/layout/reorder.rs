@@ -176,7 +176,7 @@ mod tests {
         let (whole, strides) = ([5120, 8192], [1, 1280]);
         let cut = Reorder { source_extent: &[1280, 8192], ..transposed(&strides, &whole, 5 << 20) };
         let extent = cut.extent(&whole);
-        assert!(extent[0] % 1280 == 0 || 1280 % extent[0] == 0, "{extent:?}");
+        assert!(extent[0].is_multiple_of(1280) || 1280u64.is_multiple_of(extent[0]), "{extent:?}");
     }
 
     #[test]

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 /// What all sides share.
 pub(super) struct Bench {
     root: PathBuf,
-    python: PathBuf,
-    /// With TorchTitan, where a side needs it.
+    /// With PyTorch 2.11, where something needs it.
+    python: Option<PathBuf>,
+    /// With TorchTitan, likewise.
     titan_python: Option<PathBuf>,
     folder: PathBuf,
     gib: f64,
@@ -34,18 +35,26 @@ struct Said {
 }
 
 impl Bench {
-    /// Builds ours, finds the peer.
-    pub(super) fn new(root: &Path, gib: f64, cold: bool, with_titan: bool) -> Result<Self> {
-        for what in [
-            &["titan-ckpt"][..],
-            &["dcp", "--example", "load_shard"],
-            &["dcp", "--example", "save_state"],
-            &["e2e", "--example", "scale"],
-            &["e2e", "--example", "s3_upload"],
-        ] {
-            run_command(cargo(&["build", "--release", "--package"]).args(what).current_dir(root))?;
+    /// Builds ours and finds the peers, as far as the comparisons need them.
+    pub(super) fn new(root: &Path, gib: f64, cold: bool, chosen: &[&Comparison]) -> Result<Self> {
+        let sides = || chosen.iter().flat_map(|comparison| comparison.sides);
+        let needs_example =
+            |example: &str| sides().any(|side| matches!(side.run, Run::Example(name, _) if name == example));
+        run_command(cargo(&["build", "--release", "--package", "titan-ckpt"]).current_dir(root))?;
+        for (package, example) in
+            [("dcp", "load_shard"), ("dcp", "save_state"), ("e2e", "scale"), ("e2e", "s3_upload")]
+        {
+            if needs_example(example) {
+                let words = ["build", "--release", "--package", package, "--example", example];
+                run_command(cargo(&words).current_dir(root))?;
+            }
         }
-        let python = peers::ensure_peer(root, peers::find("2.11")?)?.python;
+        let is_of_torch = |source| matches!(source, Source::Rows | Source::Columns | Source::OneChunk);
+        let with_torch = sides().any(|side| matches!(side.run, Run::Torch(_)))
+            || chosen.iter().any(|comparison| is_of_torch(comparison.source));
+        let with_titan = sides().any(|side| matches!(side.run, Run::TorchTitan(_)));
+        let torch = || anyhow::Ok(peers::ensure_peer(root, peers::find("2.11")?)?.python);
+        let python = with_torch.then(torch).transpose()?;
         let titan_python = with_titan.then(|| models::ensure_installed(root)).transpose()?;
         let folder = root.join(".bench");
         fs::create_dir_all(&folder)?;
@@ -66,7 +75,7 @@ impl Bench {
         if !folder.join(".metadata").exists() {
             println!("    making a checkpoint of {gib} GiB with PyTorch: {kind}");
             let script = self.root.join("xtask/peers/bench_checkpoint.py");
-            let mut command = Command::new(&self.python);
+            let mut command = Command::new(self.python.as_ref().context("PyTorch was not asked for")?);
             run_command(command.arg(script).arg(kind).arg(&folder).arg(gib.to_string()))?;
         }
         Ok(folder)
@@ -190,7 +199,8 @@ impl Bench {
                 vec![command]
             }
             Run::Torch(args) => {
-                let mut command = Command::new(&self.python);
+                let python = self.python.as_ref().context("PyTorch was not asked for")?;
+                let mut command = Command::new(python);
                 command.arg(self.root.join("xtask/peers/bench_peer.py"));
                 vec![filled(command, args)]
             }
