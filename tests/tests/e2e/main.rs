@@ -7,6 +7,7 @@ mod models;
 mod objects;
 mod peers;
 mod pytorch_loads;
+mod reordered;
 mod reshard_matrix;
 mod save_errors;
 mod scale;
