@@ -4,13 +4,15 @@
 //! on the same files, and what counts is the ratio of their medians. The machine is named with the figures.
 
 mod comparisons;
+mod families;
 pub(crate) mod machine;
 pub(crate) mod section;
 mod sides;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use comparisons::COMPARISONS;
+use comparisons::{COMPARISONS, Comparison};
+use families::FAMILIES;
 use sides::Bench;
 use std::path::Path;
 
@@ -37,15 +39,15 @@ pub(crate) struct BenchArgs {
 
 /// `cargo xtask bench`.
 pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<()> {
-    let chosen: Vec<_> = COMPARISONS
-        .iter()
+    let all = || COMPARISONS.iter().chain(FAMILIES);
+    let chosen: Vec<&Comparison> = all()
         .filter(|c| args.names.is_empty() || args.names.iter().any(|name| c.name.contains(name.as_str())))
         .collect();
     if chosen.is_empty() {
-        let known: Vec<_> = COMPARISONS.iter().map(|comparison| comparison.name).collect();
+        let known: Vec<_> = all().map(|comparison| comparison.name).collect();
         bail!("no comparison is named so; known: {}", known.join("; "));
     }
-    let bench = Bench::new(root, args.gib, args.cold)?;
+    let bench = Bench::new(root, args.gib, args.cold, &chosen)?;
     println!("{}", machine::describe(root)?);
     let mut results = Vec::new();
     for comparison in chosen {

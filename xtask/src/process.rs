@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Mutex;
+use wait4::Wait4;
 
 /// A command as a person would type it.
 pub(crate) fn words(command: &Command) -> String {
@@ -17,6 +18,11 @@ pub(crate) fn words(command: &Command) -> String {
 
 /// Runs a command; every line of its output is handed to `line` as it comes, in the order each stream gave it.
 pub(crate) fn watch(command: &mut Command, line: impl FnMut(&str) + Send) -> Result<ExitStatus> {
+    Ok(watch_used(command, line)?.0)
+}
+
+/// The same, with the most resident memory that it or one of its children took, in bytes.
+pub(crate) fn watch_used(command: &mut Command, line: impl FnMut(&str) + Send) -> Result<(ExitStatus, u64)> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("could not start {}", words(command)))?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
@@ -29,7 +35,8 @@ pub(crate) fn watch(command: &mut Command, line: impl FnMut(&str) + Send) -> Res
             lines(stdout, &line);
         }
     });
-    child.wait().with_context(|| format!("lost {}", words(command)))
+    let used = child.wait4().with_context(|| format!("lost {}", words(command)))?;
+    Ok((used.status, used.rusage.maxrss))
 }
 
 /// Runs a command with its output indented; a failure is an error that names it.

@@ -1,13 +1,13 @@
 //! Strips in, strips out: the one loop that moves tensor data.
 
 use super::blocks::Blocks;
-use super::job::{CopyStats, Job};
+use super::job::{CopyStats, Job, StripBytes};
 use super::parts::{Part, Piece, pieces_by_tensor};
 use super::read_box::OpenChunk;
-use super::sink::ObjectSink;
+use super::sink::{FRAME_BYTES_MAX, ObjectSink};
 use super::tensor_reader::TensorReader;
 use crate::error::{Error, Result};
-use crate::format::{ObjectDraft, ObjectSums};
+use crate::format::{ChecksumKind, ObjectDraft, ObjectSums};
 use crate::layout::{Region, Strips, copy_box, row_major};
 use crate::model::{can_cast, cast};
 use crate::storage::AlignedBuf;
@@ -16,8 +16,6 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// Largest piece of a compressed object, so that a small read decodes little.
-const FRAME_BYTES_MAX: u64 = 4 << 20;
 /// A kernel-side copy is worth its system call from here on.
 const KERNEL_COPY_BYTES_MIN: u64 = 1 << 20;
 
@@ -34,9 +32,12 @@ pub fn run(job: Job) -> Result<(Vec<ObjectSums>, CopyStats)> {
 /// [`run`] with the strips' size given, which tests make very small.
 pub(super) fn run_in_strips(
     job: Job,
-    strip_bytes: u64,
+    mut strip_bytes: StripBytes,
     threads: usize,
 ) -> Result<(Vec<ObjectSums>, CopyStats)> {
+    if job.draft.compressed() {
+        strip_bytes.plain = strip_bytes.plain.min(FRAME_BYTES_MAX);
+    }
     let sinks = job
         .objects
         .clone()
@@ -45,7 +46,7 @@ pub(super) fn run_in_strips(
     let pieces = pieces_by_tensor(&job.draft.objects()[job.objects.clone()], job.target);
     let shared = Shared {
         all: job.objects.len() == job.draft.objects().len(),
-        strip_bytes: if job.draft.compressed() { strip_bytes.min(FRAME_BYTES_MAX) } else { strip_bytes },
+        strip_bytes,
         sinks: &sinks,
         queue: Mutex::new(Pending { next_tensor: 0, strips: None, pieces }),
         job,
@@ -101,7 +102,7 @@ struct Shared<'a> {
     job: Job<'a>,
     /// Whether all of the draft's objects are written.
     all: bool,
-    strip_bytes: u64,
+    strip_bytes: StripBytes,
     sinks: &'a [ObjectSink<'a>],
     queue: Mutex<Pending<'a>>,
     failed: AtomicBool,
@@ -163,17 +164,45 @@ impl<'a> Shared<'a> {
                 continue;
             }
             let tensor = self.start(index, pieces)?;
-            queue.strips = Some((tensor.clone(), self.boxes(&tensor)));
+            let boxes = self.boxes(&tensor)?;
+            queue.strips = Some((tensor, boxes));
         }
     }
 
     /// What of a tensor is copied: all of it, box after box where only some are written.
-    fn boxes(&self, tensor: &TensorJob) -> Vec<Strips> {
-        let blocks = tensor.source.blocks();
-        let strip_elements = self.strip_bytes / blocks.block_bytes() as u64;
+    fn boxes(&self, tensor: &TensorJob) -> Result<Vec<Strips>> {
         match self.all {
-            true => vec![Region::whole(blocks.shape()).strips(strip_elements)],
-            false => tensor.pieces.iter().rev().map(|(_, region)| region.strips(strip_elements)).collect(),
+            true => Ok(vec![self.strips(tensor, Region::whole(tensor.source.blocks().shape()))?]),
+            false => {
+                let regions = tensor.pieces.iter().rev().map(|(_, region)| region.clone());
+                regions.map(|region| self.strips(tensor, region)).collect()
+            }
+        }
+    }
+
+    /// Cuts a box in strips: as it is written, or, where the source holds its elements in another order, so that both
+    /// sides have long runs. Source chunks are taken to be alike.
+    fn strips(&self, tensor: &TensorJob, region: Region) -> Result<Strips> {
+        let blocks = |bytes: u64| bytes / tensor.source.blocks().block_bytes() as u64;
+        let first = Region { start: region.start.clone(), extent: vec![1; region.rank()] };
+        let chunks = if region.is_empty() { Vec::new() } else { tensor.source.overlapping(&first)? };
+        let reordered = chunks.first().and_then(|(chunk, _)| {
+            chunk.reordered(&region.extent, blocks(self.strip_bytes.reordered), self.write_cost_bytes())
+        });
+        Ok(match reordered {
+            // A frame is short enough in any case: what is compressed is written in runs that are as long as can be.
+            Some(_) if self.job.draft.compressed() => region.strips(blocks(self.strip_bytes.reordered)),
+            Some(extent) => Strips::new(region, extent),
+            None => region.strips(blocks(self.strip_bytes.plain)),
+        })
+    }
+
+    /// Bytes that could be written in the time that one more write takes: a system call and the page that two writes
+    /// share, or the combining of checksums.
+    fn write_cost_bytes(&self) -> u64 {
+        match self.job.draft.checksums() {
+            ChecksumKind::None => 8 << 10,
+            ChecksumKind::Crc32 | ChecksumKind::Crc64Blocks { .. } => 32 << 10,
         }
     }
 
@@ -218,6 +247,7 @@ impl<'a> Shared<'a> {
         }
         if let ([part], [(chunk, common)]) = (&parts[..], &chunks[..])
             && part.common == *common
+            && part.is_run()
             && self.copy_in_kernel(&tensor, part, chunk)?
         {
             return Ok(());
@@ -246,8 +276,7 @@ impl<'a> Shared<'a> {
     fn copy_in_kernel(&self, tensor: &TensorJob, part: &Part, chunk: &OpenChunk) -> Result<bool> {
         let block_bytes = tensor.source.blocks().block_bytes();
         let byte_len = part.byte_len(block_bytes) as u64;
-        let plain =
-            self.job.draft.checksums() == crate::format::ChecksumKind::None && !self.job.draft.compressed();
+        let plain = self.job.draft.checksums() == ChecksumKind::None && !self.job.draft.compressed();
         let same_type = tensor.source.spec().dtype == tensor.target_blocks.dtype();
         if !plain || !same_type || byte_len < KERNEL_COPY_BYTES_MIN || chunk.checked() {
             return Ok(false);
@@ -274,7 +303,7 @@ impl<'a> Shared<'a> {
         block_bytes: usize,
         buffers: &mut Buffers,
     ) -> Result<()> {
-        let scratch_max = self.strip_bytes as usize;
+        let scratch_max = self.strip_bytes.plain.max(common.elements() * block_bytes as u64) as usize;
         let wanted: Vec<(usize, Region)> = parts
             .iter()
             .enumerate()
@@ -329,9 +358,11 @@ impl<'a> Shared<'a> {
                 cast(from, bytes, to, buffer.bytes_mut(&converted[index]));
                 bytes = buffer.bytes(&converted[index]);
             }
-            let region_offset = part.first * to_bytes as u64;
-            let written = self.sinks[part.object as usize].write(part.placed, region_offset, to, bytes)?;
-            self.written_bytes.fetch_add(written, Ordering::Relaxed);
+            let sink = &self.sinks[part.object as usize];
+            for (first, run) in part.run_starts().zip(bytes.chunks((part.run() as usize * to_bytes).max(1))) {
+                let written = sink.write(part.placed, first * to_bytes as u64, to, run)?;
+                self.written_bytes.fetch_add(written, Ordering::Relaxed);
+            }
             self.job.progress.advance(bytes.len() as u64);
         }
         Ok(())

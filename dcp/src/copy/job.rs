@@ -8,6 +8,8 @@ use std::ops::Range;
 
 /// Largest strip: large enough for full disk speed, small enough for many in memory.
 const STRIP_BYTES_MAX: u64 = 16 << 20;
+/// Largest strip of a tensor whose elements change their order: both sides' runs grow with it.
+const REORDERED_BYTES_MAX: u64 = 64 << 20;
 /// Smallest strip worth a thread of its own.
 const STRIP_BYTES_MIN: u64 = 256 << 10;
 /// Strips a thread holds at once: as read, as laid out for writing, as converted.
@@ -31,14 +33,26 @@ impl Default for CopyOptions {
 
 impl CopyOptions {
     /// Bytes of one strip and number of threads that fit the budget.
-    pub(super) fn strips(&self) -> Result<(u64, usize)> {
+    pub(super) fn strips(&self) -> Result<(StripBytes, usize)> {
         let needed = BUFFERS * STRIP_BYTES_MIN;
         if self.memory_bytes_max < needed {
             return Err(Error::BudgetTooSmall { budget: self.memory_bytes_max, needed });
         }
         let threads = (self.threads.max(1) as u64).min(self.memory_bytes_max / needed);
-        Ok(((self.memory_bytes_max / (BUFFERS * threads)).min(STRIP_BYTES_MAX), threads as usize))
+        let share = self.memory_bytes_max / (BUFFERS * threads);
+        let strip_bytes =
+            StripBytes { plain: share.min(STRIP_BYTES_MAX), reordered: share.min(REORDERED_BYTES_MAX) };
+        Ok((strip_bytes, threads as usize))
     }
+}
+
+/// The most bytes of a strip.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StripBytes {
+    /// As the elements come.
+    pub(super) plain: u64,
+    /// Where their order changes.
+    pub(super) reordered: u64,
 }
 
 /// Hears how far a copy is. Called from any thread.

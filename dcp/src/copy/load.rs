@@ -36,7 +36,12 @@ pub fn load(
     progress: &dyn Progress,
 ) -> Result<CopyStats> {
     let (strip_bytes, threads) = options.strips()?;
-    let queue = Mutex::new(Pending { reader, wanted: wanted.into_iter(), current: None, strip_bytes });
+    let queue = Mutex::new(Pending {
+        reader,
+        wanted: wanted.into_iter(),
+        current: None,
+        strip_bytes: strip_bytes.plain,
+    });
     let failed = AtomicBool::new(false);
     let read_bytes = AtomicU64::new(0);
     let written_bytes = AtomicU64::new(0);

@@ -5,6 +5,10 @@
 //! shardings are. So each strip is read once with large reads, scattered in memory to the regions that want it, and
 //! written with large writes; strips are independent, may finish in any order, and bound the memory. Checksums are
 //! CRCs, which combine in any order too.
+//!
+//! A source chunk that holds its elements in another order, as a transposed one, is met in short runs by such a strip. Its
+//! tensors are cut in boxes that have long runs on both sides instead ([`crate::layout::Reorder`]), and a box is written run
+//! by run.
 
 mod blocks;
 mod engine;

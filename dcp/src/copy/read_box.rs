@@ -3,7 +3,7 @@
 use super::blocks::Blocks;
 use crate::error::{Error, Result};
 use crate::format::Elements;
-use crate::layout::{Region, copy_box, row_major};
+use crate::layout::{Region, Reorder, Runs, copy_box, in_order, row_major};
 use crc_fast::CrcAlgorithm::Crc32IsoHdlc;
 use std::sync::Mutex;
 
@@ -59,6 +59,37 @@ impl OpenChunk {
         Ok(OpenChunk { region, elements, strides, block_bytes, seen })
     }
 
+    /// How boxes of a tensor, or part of one, of this extent are best cut that are copied from here to a row-major array;
+    /// `None` where the chunk is walked forwards anyway. A box has at most `elements_max` blocks, and `write_cost_bytes`
+    /// could be written in the time that one more write takes.
+    pub(crate) fn reordered(
+        &self,
+        whole: &[u64],
+        elements_max: u64,
+        write_cost_bytes: u64,
+    ) -> Option<Vec<u64>> {
+        let blocks = |bytes: u64| bytes.div_ceil(self.block_bytes as u64);
+        let reorder = Reorder {
+            source_strides: &self.strides,
+            source_extent: &self.region.extent,
+            source_run_min: self.run_min(),
+            source_run_cost: blocks(self.elements.source.read_cost_bytes()),
+            target_run_cost: blocks(write_cost_bytes),
+            elements_max: elements_max.max(1),
+        };
+        (!in_order(&self.region.extent, &self.strides)).then(|| reorder.extent(whole))
+    }
+
+    /// Blocks of the shortest run that is read on its own.
+    fn run_min(&self) -> u64 {
+        RUN_BYTES_MIN.max(self.elements.source.granularity()).div_ceil(self.block_bytes as u64)
+    }
+
+    /// First byte of a box.
+    fn byte_offset(&self, wanted: &Region) -> u64 {
+        self.elements.byte_offset + wanted.position_in(&self.region, &self.strides) * self.block_bytes as u64
+    }
+
     /// Whether its bytes must be summed as they are read.
     pub(crate) fn checked(&self) -> bool {
         self.seen.is_some()
@@ -67,20 +98,23 @@ impl OpenChunk {
     /// The file and first byte of `wanted` when it is one contiguous run that needs no checking in this process.
     pub(crate) fn file_run(&self, wanted: &Region) -> Option<(&std::fs::File, u64)> {
         let file = self.elements.source.file()?;
-        let runs = Runs::new(self, wanted);
-        (runs.outer.is_empty() && self.elements.strides.is_none()).then_some((file, runs.byte_offset))
+        let is_run = Runs::new(&wanted.extent, &self.strides).outer.is_empty();
+        (is_run && self.elements.strides.is_none()).then(|| (file, self.byte_offset(wanted)))
     }
 
     /// The bytes of `wanted`, where they are in this process's memory as one contiguous run.
     pub(crate) fn in_memory(&self, wanted: &Region) -> Option<&[u8]> {
         let memory = self.elements.source.memory()?;
-        let runs = Runs::new(self, wanted);
-        if !runs.outer.is_empty() || self.elements.strides.is_some() || wanted.is_empty() {
+        if wanted.is_empty() || self.elements.strides.is_some() {
             return None;
         }
-        let from = runs.byte_offset as usize;
-        let bytes = memory.get(from..from + runs.run_bytes as usize)?;
-        self.sum(runs.byte_offset, bytes);
+        let runs = Runs::new(&wanted.extent, &self.strides);
+        if !runs.outer.is_empty() {
+            return None;
+        }
+        let from = self.byte_offset(wanted);
+        let bytes = memory.get(from as usize..from as usize + runs.run as usize * self.block_bytes)?;
+        self.sum(from, bytes);
         Some(bytes)
     }
 
@@ -98,39 +132,53 @@ impl OpenChunk {
         if wanted.is_empty() {
             return Ok(0);
         }
-        let runs = Runs::new(self, wanted);
+        let runs = Runs::new(&wanted.extent, &self.strides);
+        let from = self.byte_offset(wanted);
         if runs.outer.is_empty() && same_order(&self.strides, target_strides, &wanted.extent) {
-            let byte_len = runs.run_bytes as usize;
-            self.fetch(runs.byte_offset, &mut target[..byte_len])?;
+            let byte_len = runs.run as usize * self.block_bytes;
+            self.fetch(from, &mut target[..byte_len])?;
             return Ok(byte_len as u64);
         }
-        let worth_a_read = RUN_BYTES_MIN.max(self.elements.source.granularity());
-        if runs.run_bytes >= worth_a_read && runs.span_bytes > 2 * runs.wanted_bytes {
-            return self.read_runs(wanted, &runs, target, target_strides, scratch);
+        let apart = runs.are_apart(self.run_min());
+        let mut run_extent = wanted.extent.clone();
+        runs.outer.iter().for_each(|&dim| run_extent[dim] = 1);
+        if apart && same_order(&self.strides, target_strides, &run_extent) {
+            return self.read_runs(from, &runs, &wanted.extent, target, target_strides);
         }
-        if runs.span_bytes <= scratch_bytes_max as u64 {
-            let byte_len = runs.span_bytes as usize;
-            grow(scratch, byte_len);
-            self.fetch(runs.byte_offset, &mut scratch[..byte_len])?;
-            copy_box(scratch, &self.strides, target, target_strides, &wanted.extent, self.block_bytes);
-            return Ok(byte_len as u64);
+        // What has to be picked apart comes here first: the runs one behind the other, or all from the first to the last.
+        let mut strides = self.strides.clone();
+        let mut byte_len = runs.span as usize * self.block_bytes;
+        if apart {
+            let mut elements = runs.run;
+            for &dim in runs.outer.iter().rev() {
+                strides[dim] = elements;
+                elements *= wanted.extent[dim];
+            }
+            byte_len = elements as usize * self.block_bytes;
         }
-        self.read_halves(wanted, target, target_strides, scratch, scratch_bytes_max)
+        if byte_len > scratch_bytes_max {
+            return self.read_halves(wanted, target, target_strides, scratch, scratch_bytes_max);
+        }
+        grow(scratch, byte_len);
+        let here = &mut scratch[..byte_len];
+        match apart {
+            true => self.read_runs(from, &runs, &wanted.extent, here, &strides)?,
+            false => self.fetch(from, here).map(|()| byte_len as u64)?,
+        };
+        copy_box(here, &strides, target, target_strides, &wanted.extent, self.block_bytes);
+        Ok(byte_len as u64)
     }
 
-    /// Reads every run on its own.
+    /// Reads every run on its own to where the strides say; within a run, elements lie as they do in the chunk.
     fn read_runs(
         &self,
-        wanted: &Region,
+        byte_offset: u64,
         runs: &Runs,
+        extent: &[u64],
         target: &mut [u8],
         target_strides: &[u64],
-        scratch: &mut Vec<u8>,
     ) -> Result<u64> {
-        let run_bytes = runs.run_bytes as usize;
-        let mut inner = wanted.extent.clone();
-        runs.outer.iter().for_each(|&dim| inner[dim] = 1);
-        let direct = same_order(&self.strides, target_strides, &inner);
+        let run_bytes = runs.run as usize * self.block_bytes;
         let mut at = vec![0u64; runs.outer.len()];
         let mut fetched = 0;
         loop {
@@ -139,18 +187,11 @@ impl OpenChunk {
                 from += index * self.strides[dim];
                 to += index * target_strides[dim];
             }
-            let from = runs.byte_offset + from * self.block_bytes as u64;
             let to = to as usize * self.block_bytes;
-            if direct {
-                self.fetch(from, &mut target[to..to + run_bytes])?;
-            } else {
-                grow(scratch, run_bytes);
-                self.fetch(from, &mut scratch[..run_bytes])?;
-                copy_box(scratch, &self.strides, &mut target[to..], target_strides, &inner, self.block_bytes);
-            }
+            self.fetch(byte_offset + from * self.block_bytes as u64, &mut target[to..to + run_bytes])?;
             fetched += run_bytes as u64;
             let Some(position) =
-                (0..at.len()).rev().find(|&position| at[position] + 1 < wanted.extent[runs.outer[position]])
+                (0..at.len()).rev().find(|&position| at[position] + 1 < extent[runs.outer[position]])
             else {
                 return Ok(fetched);
             };
@@ -211,46 +252,6 @@ impl OpenChunk {
             end += byte_len;
         }
         (end == chunk_bytes && chunk_bytes > 0 && crc as u32 != expected).then_some((crc as u32, expected))
-    }
-}
-
-/// How a box lies in its chunk: equal contiguous runs at regular distances.
-#[derive(Debug)]
-struct Runs {
-    /// First byte of the box.
-    byte_offset: u64,
-    /// Bytes of a run.
-    run_bytes: u64,
-    /// Dims that step from run to run, the largest stride first.
-    outer: Vec<usize>,
-    /// Bytes from the first to the last byte of the box.
-    span_bytes: u64,
-    wanted_bytes: u64,
-}
-
-impl Runs {
-    fn new(chunk: &OpenChunk, wanted: &Region) -> Self {
-        let block_bytes = chunk.block_bytes as u64;
-        let relative = wanted.relative_to(&chunk.region);
-        let first: u64 =
-            relative.start.iter().zip(&chunk.strides).map(|(&start, &stride)| start * stride).sum();
-        let mut dims: Vec<usize> = (0..wanted.rank()).filter(|&dim| wanted.extent[dim] > 1).collect();
-        dims.sort_by_key(|&dim| std::cmp::Reverse(chunk.strides[dim]));
-        let last: u64 = dims.iter().map(|&dim| (wanted.extent[dim] - 1) * chunk.strides[dim]).sum();
-        let mut run = 1;
-        while let Some(&dim) = dims.last()
-            && chunk.strides[dim] == run
-        {
-            run *= wanted.extent[dim];
-            dims.pop();
-        }
-        Runs {
-            byte_offset: chunk.elements.byte_offset + first * block_bytes,
-            run_bytes: run * block_bytes,
-            outer: dims,
-            span_bytes: (last + 1) * block_bytes,
-            wanted_bytes: wanted.elements() * block_bytes,
-        }
     }
 }
 

@@ -1,6 +1,7 @@
-//! Which placed regions are complete, and their CRC-32, when they are written in strips of any order.
+//! Which placed regions are complete, and their CRCs, when they are written in strips of any order.
 
 use crate::threads::lock;
+use crc_fast::CrcAlgorithm;
 use crc_fast::CrcAlgorithm::Crc32IsoHdlc;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
@@ -27,18 +28,65 @@ pub(super) struct Strip {
 }
 
 /// The strips of one region.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Strips {
-    /// By position in the region's bytes: length and CRC.
-    sums: BTreeMap<u64, (u64, u32)>,
+    sums: Sums,
     written_bytes: u64,
 }
 
 impl Strips {
+    fn new() -> Self {
+        Strips { sums: Sums::new(Crc32IsoHdlc, u64::MAX), written_bytes: 0 }
+    }
+
     fn crc32(&self) -> u32 {
-        self.sums.values().fold(0, |crc, &(byte_len, next)| {
-            crc_fast::checksum_combine(Crc32IsoHdlc, u64::from(crc), u64::from(next), byte_len) as u32
-        })
+        self.sums
+            .iter()
+            .fold(0, |crc, (_, byte_len, next)| crc_fast::checksum_combine(Crc32IsoHdlc, crc, next, byte_len))
+            as u32
+    }
+}
+
+/// CRCs of pieces of a stretch of bytes, which come in any order. Neighbours become one, so that there are no more than
+/// gaps, and blocks.
+#[derive(Debug)]
+pub(super) struct Sums {
+    algorithm: CrcAlgorithm,
+    /// Pieces do not become one across multiples of this.
+    block_bytes: u64,
+    /// By position: length and CRC.
+    pieces: BTreeMap<u64, (u64, u64)>,
+}
+
+impl Sums {
+    pub(super) fn new(algorithm: CrcAlgorithm, block_bytes: u64) -> Self {
+        Sums { algorithm, block_bytes, pieces: BTreeMap::new() }
+    }
+
+    /// Adds a piece of at least one byte that does not overlap another, and has no multiple of a block inside.
+    pub(super) fn add(&mut self, mut byte_offset: u64, mut byte_len: u64, mut crc: u64) {
+        let before = self.pieces.range(..byte_offset).next_back().map(|(&from, &piece)| (from, piece));
+        if let Some((from, (before_len, before_crc))) = before
+            && from + before_len == byte_offset
+            && !byte_offset.is_multiple_of(self.block_bytes)
+        {
+            self.pieces.remove(&from);
+            crc = crc_fast::checksum_combine(self.algorithm, before_crc, crc, byte_len);
+            (byte_offset, byte_len) = (from, before_len + byte_len);
+        }
+        let end = byte_offset + byte_len;
+        if !end.is_multiple_of(self.block_bytes)
+            && let Some((after_len, after_crc)) = self.pieces.remove(&end)
+        {
+            crc = crc_fast::checksum_combine(self.algorithm, crc, after_crc, after_len);
+            byte_len += after_len;
+        }
+        self.pieces.insert(byte_offset, (byte_len, crc));
+    }
+
+    /// Position, length and CRC of what the pieces have become, in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u64, u64)> + '_ {
+        self.pieces.iter().map(|(&byte_offset, &(byte_len, crc))| (byte_offset, byte_len, crc))
     }
 }
 
@@ -47,10 +95,10 @@ impl RegionSums {
     /// `region_bytes` bytes, which exactly one call brings, gives the region's CRC, 0 without CRCs.
     pub(super) fn note(&self, placed: u32, strip: Strip, region_bytes: u64) -> Option<u32> {
         let mut state = lock(&self.0);
-        let strips = state.open.entry(placed).or_default();
+        let strips = state.open.entry(placed).or_insert_with(Strips::new);
         strips.written_bytes += strip.byte_len;
         if let Some(crc32) = strip.crc32.filter(|_| strip.byte_len > 0) {
-            strips.sums.insert(strip.byte_offset, (strip.byte_len, crc32));
+            strips.sums.add(strip.byte_offset, strip.byte_len, u64::from(crc32));
         }
         if strips.written_bytes < region_bytes {
             return None;

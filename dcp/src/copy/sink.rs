@@ -1,24 +1,18 @@
 //! One object being written: its bytes, its checksums, its frames.
 
 use super::framing::Framing;
-use super::region_sums::{RegionSums, Strip};
+use super::region_sums::{RegionSums, Strip, Sums};
 use crate::error::{Error, Result};
 use crate::format::{ChecksumKind, Draft, Frame, ObjectDraft, ObjectSums, Patch};
 use crate::model::DType;
 use crate::storage::{Key, ObjectWriter, Storage};
 use crate::threads::lock;
 use crc_fast::CrcAlgorithm::{Crc32IsoHdlc, Crc64Nvme};
+use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock};
 
-/// Checksum of part of a block of a placed region.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Part {
-    placed: u32,
-    /// Position in the region's bytes.
-    byte_offset: u64,
-    byte_len: u64,
-    crc: u64,
-}
+/// Largest piece of a compressed object, so that a small read decodes little.
+pub(super) const FRAME_BYTES_MAX: u64 = 4 << 20;
 
 /// An object of a draft on its way to a store. Shared by the engine's threads.
 #[derive(Debug)]
@@ -32,7 +26,8 @@ pub(crate) struct ObjectSink<'a> {
     creating: Mutex<()>,
     framing: Framing<'a>,
     regions: RegionSums,
-    parts: Mutex<Vec<Part>>,
+    /// Checksums of blocks, by placed region.
+    blocks: Mutex<HashMap<u32, Sums>>,
     frames: Mutex<Vec<(u32, u64, Frame)>>,
     /// Where the next frame goes.
     cursor: Mutex<u64>,
@@ -55,7 +50,7 @@ impl<'a> ObjectSink<'a> {
             creating: Mutex::default(),
             framing: Framing::new(object),
             regions: RegionSums::default(),
-            parts: Mutex::default(),
+            blocks: Mutex::default(),
             frames: Mutex::default(),
             cursor: Mutex::new(object.byte_len),
         })
@@ -83,7 +78,11 @@ impl<'a> ObjectSink<'a> {
     /// Writes part of placed region `placed`, `region_offset` bytes into it.
     pub(crate) fn write(&self, placed: u32, region_offset: u64, dtype: DType, bytes: &[u8]) -> Result<u64> {
         if self.draft.compressed() {
-            return self.append(placed, region_offset, dtype, bytes);
+            // Frames hold whole elements: their bytes are sorted by significance first.
+            let frame_bytes = FRAME_BYTES_MAX - FRAME_BYTES_MAX % dtype.block_bytes();
+            let offsets = (region_offset..).step_by(frame_bytes as usize);
+            let frames = offsets.zip(bytes.chunks(frame_bytes as usize));
+            return frames.map(|(offset, frame)| self.append(placed, offset, dtype, frame)).sum();
         }
         let region = &self.object().placed[placed as usize];
         self.writer()?.write_at(region.byte_offset + region_offset, bytes)?;
@@ -96,7 +95,7 @@ impl<'a> ObjectSink<'a> {
                 while !rest.is_empty() {
                     let (block, after) =
                         rest.split_at(rest.len().min((block_bytes - at % block_bytes) as usize));
-                    self.sum_block(placed, at, block);
+                    self.sum_block(placed, block_bytes, at, block);
                     at += block.len() as u64;
                     rest = after;
                 }
@@ -121,9 +120,11 @@ impl<'a> ObjectSink<'a> {
         }
     }
 
-    fn sum_block(&self, placed: u32, byte_offset: u64, bytes: &[u8]) {
+    fn sum_block(&self, placed: u32, block_bytes: u64, byte_offset: u64, bytes: &[u8]) {
         let crc = crc_fast::checksum(Crc64Nvme, bytes);
-        lock(&self.parts).push(Part { placed, byte_offset, byte_len: bytes.len() as u64, crc });
+        let mut blocks = lock(&self.blocks);
+        let sums = blocks.entry(placed).or_insert_with(|| Sums::new(Crc64Nvme, block_bytes));
+        sums.add(byte_offset, bytes.len() as u64, crc);
     }
 
     fn append(&self, placed: u32, region_offset: u64, dtype: DType, bytes: &[u8]) -> Result<u64> {
@@ -167,19 +168,11 @@ impl<'a> ObjectSink<'a> {
                     sums.crc32.push(crc32);
                 }
             }
-            ChecksumKind::Crc64Blocks { block_bytes } => {
-                let mut parts = std::mem::take(&mut *lock(&self.parts));
-                parts.sort_unstable();
-                sums.blocks = vec![Vec::new(); placed.len()];
-                for part in parts {
-                    let blocks = &mut sums.blocks[part.placed as usize];
-                    match blocks.last_mut() {
-                        Some(last) if part.byte_offset % block_bytes != 0 => {
-                            *last = crc_fast::checksum_combine(Crc64Nvme, *last, part.crc, part.byte_len);
-                        }
-                        _ => blocks.push(part.crc),
-                    }
-                }
+            ChecksumKind::Crc64Blocks { .. } => {
+                let blocks = lock(&self.blocks);
+                let of =
+                    |placed| blocks.get(&placed).map(|sums| sums.iter().map(|(_, _, crc)| crc).collect());
+                sums.blocks = (0..placed.len() as u32).map(|placed| of(placed).unwrap_or_default()).collect();
             }
         }
         if self.draft.compressed() {

@@ -1,17 +1,19 @@
 //! Any cut of a tensor to any other, in strips of any size: the bytes and checksums are those of the tensor.
 
 use super::engine::run_in_strips;
-use super::{CopyOptions, Job, TensorReader, Wanted, load};
+use super::job::StripBytes;
+use super::{CopyOptions, CopyStats, Job, TensorReader, Wanted, load};
 use crate::error::{Error, Result};
 use crate::format::{ChecksumKind, Draft, Elements, ObjectDraft, ObjectSums, PlacedRegion, Reader, Target};
 use crate::format::{Pieces, TargetTensor};
 use crate::layout::{Region, copy_box, row_major};
 use crate::model::{Catalog, Chunk, ChunkTable, DType, Fqn, ObjectInfo, Tensor, TensorSpec, Value};
 use crate::storage::memory::MemoryStore;
-use crate::storage::{Key, Place};
+use crate::storage::{Key, Place, ReadAt};
+use crate::threads::lock;
 use crc_fast::CrcAlgorithm::{Crc32IsoHdlc, Crc64Nvme};
 use proptest::prelude::*;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Bytes before the elements of every chunk and placed region, so that nothing is aligned by chance.
 const LEAD: u64 = 3;
@@ -23,16 +25,36 @@ struct OneTensor {
     place: Place,
     strides: Vec<Vec<u64>>,
     sums: Vec<u32>,
+    reads: Arc<Mutex<Vec<u64>>>,
+}
+
+/// A source that remembers the length of every read.
+#[derive(Debug)]
+struct Counted(Arc<dyn ReadAt>, Arc<Mutex<Vec<u64>>>);
+
+impl ReadAt for Counted {
+    fn byte_len(&self) -> u64 {
+        self.0.byte_len()
+    }
+
+    fn read_at(&self, byte_offset: u64, target: &mut [u8]) -> Result<()> {
+        lock(&self.1).push(target.len() as u64);
+        self.0.read_at(byte_offset, target)
+    }
 }
 
 impl OneTensor {
     fn new(dtype: DType, shape: &[u64], regions: &[Region], order: usize) -> Self {
+        Self::with_orders(dtype, shape, regions, |index| order + index)
+    }
+
+    fn with_orders(dtype: DType, shape: &[u64], regions: &[Region], order: impl Fn(usize) -> usize) -> Self {
         let place = memory();
         let whole = elements_of(dtype, shape);
         let mut catalog = Catalog::new("test");
         let (mut chunks, mut strides, mut sums) = (Vec::new(), Vec::new(), Vec::new());
         for (index, region) in regions.iter().enumerate() {
-            let own = dense_strides(&region.extent, order + index);
+            let own = dense_strides(&region.extent, order(index));
             let bytes = cut(dtype, shape, &whole, region, &own);
             let key = Key::new(format!("chunk-{index}")).unwrap();
             place.store.put(&key, &[&[0xee; LEAD as usize][..], &bytes].concat()).unwrap();
@@ -45,7 +67,7 @@ impl OneTensor {
         let spec = TensorSpec::new(dtype, shape);
         let chunks = ChunkTable::Listed(chunks);
         catalog.tensors.insert("w".into(), Tensor { spec, path: Vec::new(), chunks, placements: None });
-        OneTensor { catalog, place, strides, sums }
+        OneTensor { catalog, place, strides, sums, reads: Arc::default() }
     }
 }
 
@@ -60,7 +82,8 @@ impl Reader for OneTensor {
 
     fn resolve(&self, _: &Fqn, _: &Tensor, chunk: &Chunk) -> Result<Elements> {
         let index = chunk.object as usize;
-        let source = self.place.store.open(&self.catalog.objects[index].key)?;
+        let stored = self.place.store.open(&self.catalog.objects[index].key)?;
+        let source = Arc::new(Counted(stored, self.reads.clone()));
         let row_major = self.strides[index] == row_major(&chunk.region.extent);
         let strides = (!row_major).then(|| self.strides[index].clone());
         Ok(Elements { source, byte_offset: LEAD, strides, crc32: Some(self.sums[index]) })
@@ -156,7 +179,8 @@ fn copy(
     regions: &[Region],
     checksums: ChecksumKind,
     strip_bytes: u64,
-) -> (Place, Vec<ObjectSums>) {
+) -> (Place, Vec<ObjectSums>, CopyStats) {
+    let strip_bytes = StripBytes { plain: strip_bytes, reordered: strip_bytes };
     let spec = source.catalog.tensors["w"].spec.clone();
     let objects = regions
         .iter()
@@ -183,7 +207,7 @@ fn copy(
     };
     let (sums, stats) = run_in_strips(job, strip_bytes, 3).unwrap();
     assert_eq!(stats.written_bytes, source.catalog.tensor_bytes());
-    (place, sums)
+    (place, sums, stats)
 }
 
 proptest! {
@@ -205,7 +229,7 @@ proptest! {
         let regions = grid(&shape, &to);
         let whole = elements_of(dtype, &shape);
         for checksums in [ChecksumKind::None, ChecksumKind::Crc32, ChecksumKind::Crc64Blocks { block_bytes }] {
-            let (place, sums) = copy(&source, &regions, checksums, strip_bytes);
+            let (place, sums, _) = copy(&source, &regions, checksums, strip_bytes);
             for (index, region) in regions.iter().enumerate() {
                 let bytes = place.store.get(&Key::new(format!("out-{index}")).unwrap(), u64::MAX).unwrap();
                 let expected = cut(dtype, &shape, &whole, region, &row_major(&region.extent));
@@ -332,4 +356,27 @@ fn a_part_of_the_columns_reads_little_more_than_it_wants() {
     let mut bytes = vec![0; 64 * 16 * 4];
     let fetched = TensorReader::new(&source, "w").unwrap().read(&narrow, &mut bytes).unwrap();
     assert_eq!(fetched, (63 * 16384 + 16) * 4);
+}
+
+#[test]
+fn a_transposed_tensor_is_read_once_in_long_runs() {
+    // An expert of 5120 by 8192 and what is staged of it, each an eighth as long.
+    let shape = [640, 1024];
+    let (halves, quarters) =
+        (grid(&shape, &[vec![320], vec![]]), grid(&shape, &[vec![], vec![256, 512, 768]]));
+    for (from, to) in [(grid(&shape, &[vec![], vec![]]), halves.clone()), (quarters, halves)] {
+        let source = OneTensor::with_orders(DType::BF16, &shape, &from, |_| 1);
+        assert!(source.strides.iter().all(|strides| strides[0] == 1), "the source is transposed");
+        let (place, _, stats) = copy(&source, &to, ChecksumKind::Crc32, (10 << 20) / 64);
+        assert_eq!(stats.read_bytes, 2 * 640 * 1024);
+        let reads = lock(&source.reads);
+        assert_eq!(reads.iter().sum::<u64>(), stats.read_bytes, "what the store gave");
+        assert!(reads.iter().all(|&read| read >= 80 << 10), "{reads:?}");
+        let whole = elements_of(DType::BF16, &shape);
+        for (index, region) in to.iter().enumerate() {
+            let bytes = place.store.get(&Key::new(format!("out-{index}")).unwrap(), u64::MAX).unwrap();
+            let expected = cut(DType::BF16, &shape, &whole, region, &row_major(&region.extent));
+            assert!(bytes[LEAD as usize..] == expected[..], "object {index}");
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! Copies a box between two strided arrays in memory.
 
+use super::transpose::{Matrix, transpose};
+
 /// Row-major strides, in elements, of an array of this extent.
 pub fn row_major(extent: &[u64]) -> Vec<u64> {
     let mut strides = vec![1u64; extent.len()];
@@ -21,7 +23,7 @@ struct Loop {
 /// first element; strides are in elements, one per dim.
 ///
 /// Dims that are contiguous on both sides are merged, so that a copy between two row-major arrays is as few runs as
-/// possible; where the element order differs, the innermost two dims are walked in tiles that stay in cache.
+/// possible; where the element order differs, the innermost dims of the two sides are walked in tiles that stay in cache.
 ///
 /// Panics: when a slice is too short for its strides.
 pub fn copy_box(
@@ -35,7 +37,8 @@ pub fn copy_box(
     if extent.contains(&0) {
         return;
     }
-    let (loops, run) = merge(source_strides, target_strides, extent, element_bytes);
+    let (mut loops, run) = merge(source_strides, target_strides, extent, element_bytes);
+    put_innermost(&mut loops);
     walk(source, target, &loops, run);
 }
 
@@ -68,6 +71,16 @@ fn merge(
     }
     loops.reverse();
     (loops, run)
+}
+
+/// Puts the innermost dim of the source and that of the target last, in this order.
+fn put_innermost(loops: &mut [Loop]) {
+    let by_target = (0..loops.len()).min_by_key(|&at| (loops[at].target_step, std::cmp::Reverse(at)));
+    by_target.into_iter().for_each(|at| loops[at..].rotate_left(1));
+    if let Some((_, others)) = loops.split_last_mut() {
+        let by_source = (0..others.len()).min_by_key(|&at| (others[at].source_step, std::cmp::Reverse(at)));
+        by_source.into_iter().for_each(|at| others[at..].rotate_left(1));
+    }
 }
 
 fn walk(source: &[u8], target: &mut [u8], loops: &[Loop], run: usize) {
@@ -114,6 +127,22 @@ fn copy_runs(source: &[u8], target: &mut [u8], dim: Loop, run: usize) {
 /// Walks two dims in square tiles, so that a transposition touches each cache line once.
 fn copy_tiles(source: &[u8], target: &mut [u8], outer: Loop, inner: Loop, run: usize) {
     const TILE: usize = 64;
+    if outer.source_step == run && inner.target_step == run {
+        let matrix = Matrix {
+            rows: outer.count,
+            columns: inner.count,
+            source_step: inner.source_step,
+            target_step: outer.target_step,
+        };
+        match run {
+            1 => return transpose::<1>(source, target, matrix),
+            2 => return transpose::<2>(source, target, matrix),
+            4 => return transpose::<4>(source, target, matrix),
+            8 => return transpose::<8>(source, target, matrix),
+            16 => return transpose::<16>(source, target, matrix),
+            _ => {}
+        }
+    }
     for outer_at in (0..outer.count).step_by(TILE) {
         for inner_at in (0..inner.count).step_by(TILE) {
             let columns = Loop { count: TILE.min(inner.count - inner_at), ..inner };
@@ -154,6 +183,37 @@ mod tests {
                 let at = (column * rows + row) * 2;
                 let value = u16::from_le_bytes([target[at], target[at + 1]]) as usize;
                 assert_eq!(value, (row * columns + column) % 65536);
+            }
+        }
+    }
+
+    #[test]
+    fn any_order_of_dims_to_any_other() {
+        let extent = [3u64, 5, 4, 6];
+        let orders: Vec<Vec<usize>> = (0..256)
+            .map(|code| (0..4).map(|at| code >> (2 * at) & 3).collect::<Vec<usize>>())
+            .filter(|order| (0..4).all(|dim| order.contains(&dim)))
+            .collect();
+        let strides_in = |order: &[usize]| {
+            let stored = row_major(&order.iter().map(|&dim| extent[dim]).collect::<Vec<_>>());
+            let mut strides = vec![0; 4];
+            order.iter().zip(stored).for_each(|(&dim, stride)| strides[dim] = stride);
+            strides
+        };
+        let whole: Vec<u8> = (0..360 * 2u32).map(|at| (at % 251) as u8).collect();
+        for from in &orders {
+            for to in &orders {
+                let (source, target) = (strides_in(from), strides_in(to));
+                let mut copied = vec![0; 720];
+                copy_box(&whole, &source, &mut copied, &target, &extent, 2);
+                for piece in crate::layout::Region::whole(&extent).strips(1) {
+                    let at = |strides: &[u64]| {
+                        2 * piece.start.iter().zip(strides).map(|(at, stride)| at * stride).sum::<u64>()
+                            as usize
+                    };
+                    let (source, target) = (at(&source), at(&target));
+                    assert_eq!(copied[target..target + 2], whole[source..source + 2], "{from:?} to {to:?}");
+                }
             }
         }
     }

@@ -4,10 +4,17 @@ mod box_copy;
 mod cover;
 mod mesh;
 mod region;
+mod reorder;
+mod runs;
 mod shard;
+mod strips;
+mod transpose;
 
 pub use box_copy::{copy_box, row_major};
 pub use cover::{Gap, cover};
 pub use mesh::{Axis, Mesh};
-pub use region::{Region, Strips};
+pub use region::Region;
+pub use reorder::{Reorder, in_order};
+pub use runs::Runs;
 pub use shard::{Layout, LayoutError, Placement};
+pub use strips::Strips;

@@ -164,4 +164,8 @@ impl ReadAt for FaultyObject {
     fn granularity(&self) -> u64 {
         self.inner.granularity()
     }
+
+    fn read_cost_bytes(&self) -> u64 {
+        self.inner.read_cost_bytes()
+    }
 }

@@ -141,6 +141,12 @@ pub trait ReadAt: Send + Sync + Debug {
     fn granularity(&self) -> u64 {
         1
     }
+
+    /// What one more read costs, whatever its length: bytes that could be read in that time. A system call takes as long
+    /// as copying a page.
+    fn read_cost_bytes(&self) -> u64 {
+        4096
+    }
 }
 
 /// An object being written. Writes may come from any thread in any order and must not overlap; bytes never written

@@ -9,6 +9,7 @@ mod names;
 mod objects;
 mod peers;
 mod pytorch_loads;
+mod reordered;
 mod reshard_matrix;
 mod save_errors;
 mod scale;

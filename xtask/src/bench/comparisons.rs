@@ -1,5 +1,7 @@
 //! What is compared: one table.
 
+use super::families::Model;
+
 /// Sides of one comparison, ours first.
 pub(super) struct Comparison {
     pub(super) name: &'static str,
@@ -19,16 +21,22 @@ pub(super) enum Source {
     Columns,
     /// One tensor of 16,384 columns from one rank, a quarter of the size.
     OneChunk,
+    /// The initial state of a model, made by `titan-ckpt seed` for 4 ranks.
+    Seeded(&'static Model),
+    /// The same for Hugging Face, made by `titan-ckpt to-hf`.
+    Exported(&'static Model),
     /// None: the side makes its own.
     Nothing,
 }
 
+#[derive(Clone, Copy)]
 pub(super) struct Side {
     pub(super) label: &'static str,
     pub(super) run: Run,
 }
 
-/// What runs. `SRC` and `DST` in arguments stand for source and target.
+/// What runs. `SRC`, `DST` and `CONFIG` in arguments stand for source, target, and the `config.json` of the source's model.
+#[derive(Clone, Copy)]
 pub(super) enum Run {
     /// `titan-ckpt`.
     Ours(&'static [&'static str]),
@@ -38,6 +46,8 @@ pub(super) enum Run {
     CopyDurably,
     /// An operation of `xtask/peers/bench_peer.py` under PyTorch 2.11.
     Torch(&'static [&'static str]),
+    /// An operation of `xtask/peers/bench_titan.py` under TorchTitan 0.2.2.
+    TorchTitan(&'static [&'static str]),
 }
 
 /// What a figure of ours must keep to.
@@ -51,9 +61,13 @@ pub(super) enum Limit {
     Seconds(f64),
     /// Reads at most so many times the bytes it wants.
     Amplification(f64),
+    /// At most so many times the first other side, where that says something, and at most so much resident memory.
+    Frugal { slower_than_first: Option<f64>, resident_mib_max: u64 },
+    /// At least so many times as fast as the other side, in so many times less resident memory.
+    Leaner { faster: f64, smaller: f64 },
 }
 
-const COPY: Side = Side { label: "cp + fsync", run: Run::CopyDurably };
+pub(super) const COPY: Side = Side { label: "cp + fsync", run: Run::CopyDurably };
 
 pub(super) static COMPARISONS: &[Comparison] = &[
     Comparison {

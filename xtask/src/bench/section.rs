@@ -1,6 +1,6 @@
 //! Figures as a table, and the table in its place in BENCHMARKS.md.
 
-use super::comparisons::{Comparison, Limit};
+use super::comparisons::{Comparison, Limit, Source};
 use anyhow::Result;
 use std::fs;
 use std::path::Path;
@@ -12,6 +12,10 @@ pub(super) struct Figures {
     pub(super) seconds: Vec<f64>,
     /// Bytes read over bytes wanted, where the side counts them.
     pub(super) amplification: Option<f64>,
+    /// The most resident memory of a run.
+    pub(super) resident_bytes: u64,
+    /// Elements that were made up, where the side says how many.
+    pub(super) elements: u64,
 }
 
 impl Figures {
@@ -39,6 +43,7 @@ impl Figures {
 fn verdict(limit: Limit, sides: &[Figures]) -> (String, bool) {
     let ours = sides.first().map_or(f64::NAN, Figures::median);
     let other = |index: usize| sides.get(index).map_or(f64::NAN, Figures::median);
+    let resident = |index: usize| sides.get(index).map_or(0, |side| side.resident_bytes);
     match limit {
         Limit::Times { slower_than_first, faster_than_second } => {
             let slower = ours / other(1);
@@ -61,6 +66,28 @@ fn verdict(limit: Limit, sides: &[Figures]) -> (String, bool) {
             let amplification = sides.first().and_then(|ours| ours.amplification).unwrap_or(f64::NAN);
             (format!("at most {most} x the wanted bytes: {amplification:.3}"), amplification <= most)
         }
+        Limit::Frugal { slower_than_first, resident_mib_max } => {
+            let (slower, mib) = (ours / other(1), resident(0) >> 20);
+            let mut words = match slower_than_first {
+                Some(most) => format!("at most {most:.2} x the copy: {slower:.2}"),
+                None => format!("{slower:.2} x the copy"),
+            };
+            words += &format!("; at most {resident_mib_max} MiB: {mib}");
+            if let Some(elements) = sides.first().map(|ours| ours.elements).filter(|&elements| elements > 0) {
+                words += &format!("; {:.0} million elements/s", elements as f64 / ours / 1e6);
+            }
+            let is_fast = slower_than_first.is_none_or(|most| slower <= most);
+            (words, is_fast && mib > 0 && mib <= resident_mib_max)
+        }
+        Limit::Leaner { faster, smaller } => {
+            let (found, less) = (other(1) / ours, resident(1) as f64 / resident(0) as f64);
+            (
+                format!(
+                    "at least {faster:.0} x as fast: {found:.1}; in {smaller:.0} x less memory: {less:.1}"
+                ),
+                found >= faster && less >= smaller,
+            )
+        }
     }
 }
 
@@ -72,18 +99,28 @@ pub(super) fn render(
     cache: &str,
     results: &[(&Comparison, Vec<Figures>)],
 ) -> String {
+    let of_families = |source: Source| matches!(source, Source::Seeded(_) | Source::Exported(_));
+    let sources = match results.iter().all(|(comparison, _)| of_families(comparison.source)) {
+        true => "Models with the shapes of the named ones and as many layers as is said, seeded by `titan-ckpt seed` for 4 \
+                 ranks (vocabulary of the last three with copies: 2,048). `cp` + fsync is of the source. TorchTitan 0.2.2 \
+                 and PyTorch 2.11, timed without their imports"
+            .to_owned(),
+        false => format!(
+            "Checkpoints of {gib} GiB float32 in 291 tensors, saved by PyTorch 2.11 from 2 ranks (\"one chunk\": one \
+             tensor of {} GiB)",
+            gib / 4.0
+        ),
+    };
     let mut text = format!(
-        "{machine}.\n\nCheckpoints of {gib} GiB float32 in 291 tensors, saved by PyTorch 2.11 from 2 ranks (\"one \
-         chunk\": one tensor of {} GiB); {repetitions} runs of each side in turns, {cache} page cache.\n\n\
-         | comparison | side | median s | min s | max s | median over ours | read / wanted |\n\
-         |---|---|---|---|---|---|---|\n",
-        gib / 4.0
+        "{machine}.\n\n{sources}; {repetitions} runs of each side in turns, {cache} page cache.\n\n\
+         | comparison | side | median s | min s | max s | median over ours | read / wanted | max MiB |\n\
+         |---|---|---|---|---|---|---|---|\n"
     );
     for (comparison, sides) in results {
         let ours = sides.first().map_or(f64::NAN, Figures::median);
         for (side, figures) in comparison.sides.iter().zip(sides) {
             text.push_str(&format!(
-                "| {} | {} | {:.3} | {:.3} | {:.3} | {:.2} | {} |\n",
+                "| {} | {} | {:.3} | {:.3} | {:.3} | {:.2} | {} | {} |\n",
                 comparison.name,
                 side.label,
                 figures.median(),
@@ -91,6 +128,7 @@ pub(super) fn render(
                 figures.max(),
                 figures.median() / ours,
                 figures.amplification.map_or(String::new(), |amplification| format!("{amplification:.3}")),
+                figures.resident_bytes >> 20,
             ));
         }
     }
@@ -131,7 +169,7 @@ mod tests {
     use super::*;
 
     fn figures(seconds: &[f64]) -> Figures {
-        Figures { seconds: seconds.to_vec(), amplification: None }
+        Figures { seconds: seconds.to_vec(), ..Figures::default() }
     }
 
     #[test]
@@ -149,6 +187,24 @@ mod tests {
     }
 
     #[test]
+    fn limits_of_memory_are_kept_by_the_most() {
+        let side = |seconds: f64, mib: u64| Figures { resident_bytes: mib << 20, ..figures(&[seconds]) };
+        let sides = [side(2.0, 100), side(4.0, 600)];
+        let frugal =
+            |slower_than_first, resident_mib_max| Limit::Frugal { slower_than_first, resident_mib_max };
+        assert!(verdict(frugal(Some(0.5), 100), &sides).1);
+        assert!(!verdict(frugal(Some(0.4), 100), &sides).1);
+        assert!(!verdict(frugal(None, 99), &sides).1);
+        assert!(!verdict(frugal(None, 99), &[figures(&[1.0])]).1, "nothing was measured");
+        let leaner = |faster, smaller| Limit::Leaner { faster, smaller };
+        assert!(verdict(leaner(2.0, 6.0), &sides).1);
+        assert!(!verdict(leaner(2.1, 6.0), &sides).1);
+        assert!(!verdict(leaner(2.0, 6.1), &sides).1);
+        let made = [Figures { elements: 6_000_000, ..sides[0].clone() }];
+        assert!(verdict(frugal(None, 100), &made).0.ends_with("; 3 million elements/s"));
+    }
+
+    #[test]
     fn a_section_names_every_side_and_limit() {
         let side = |label| Side { label, run: Run::CopyDurably };
         let sides: &'static [Side] = Box::leak(Box::new([side("ours"), side("cp")]));
@@ -156,7 +212,7 @@ mod tests {
             Comparison { name: "copy", source: Source::Nothing, sides, limit: Limit::Faster(2.0) };
         let results = [(&comparison, vec![figures(&[2.0]), figures(&[2.5])])];
         let text = render("machine", 2.0, 1, "warm", &results);
-        assert!(text.contains("| copy | cp | 2.500 | 2.500 | 2.500 | 1.25 |  |\n"), "{text}");
+        assert!(text.contains("| copy | cp | 2.500 | 2.500 | 2.500 | 1.25 |  | 0 |\n"), "{text}");
         assert!(text.contains("| copy | at least 2 x as fast as PyTorch: 1.2 | NO |\n"), "{text}");
     }
 

@@ -102,6 +102,11 @@ impl ReadAt for CheckedBox {
     fn granularity(&self) -> u64 {
         self.block_bytes
     }
+
+    fn read_cost_bytes(&self) -> u64 {
+        // Blocks are read whole, so that a read has up to one more than it wants.
+        self.source.read_cost_bytes() + self.block_bytes
+    }
 }
 
 #[cfg(test)]

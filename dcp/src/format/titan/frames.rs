@@ -124,4 +124,8 @@ impl ReadAt for FrameBox {
         // Never 1, which would say that nothing is checked.
         self.frames.iter().map(|(_, frame)| frame.raw_bytes).max().unwrap_or(0).max(2)
     }
+
+    fn read_cost_bytes(&self) -> u64 {
+        self.source.read_cost_bytes() + self.granularity()
+    }
 }
