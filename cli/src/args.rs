@@ -1,10 +1,10 @@
 //! Arguments that several commands share, and how sizes and types are typed.
 
 use crate::error::{CliError, Result};
-use crate::place;
+use crate::{place, task};
 use convert::dialect::{Dialect, written};
 use convert::spec::Model;
-use dcp::convert::{ConvertOptions, ExpertCut, Sharding};
+use dcp::convert::{ConvertOptions, ExpertCut, Sharding, Task};
 use dcp::copy::CopyOptions;
 use dcp::format::{FORMATS, Format, WriteOptions};
 use dcp::model::{DType, Fqn, FqnFilter, can_cast};
@@ -51,6 +51,10 @@ pub(crate) struct Copying {
     /// Threads that read and write; by default one per core, 16 at most
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// Which task of how many this is, from 0, where several processes share the work; by default what srun, mpirun or
+    /// torchrun say
+    #[arg(long, value_name = "I/N", value_parser = task::named)]
+    task: Option<Task>,
     /// Plan and check, and write nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -73,6 +77,7 @@ impl Copying {
             drop_values: self.drop_values,
             write,
             copy: CopyOptions { memory_bytes_max: self.memory, threads: threads(self.threads) },
+            task: task::task(self.task)?,
             ..ConvertOptions::default()
         })
     }

@@ -8,6 +8,7 @@ mod npy;
 mod page;
 mod place;
 mod slice;
+mod task;
 mod tensor_text;
 mod ui;
 mod value_text;

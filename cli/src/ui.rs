@@ -90,7 +90,7 @@ pub(crate) fn printable(text: &str) -> String {
 
 /// How far a command is: a bar on a terminal, a line every few seconds elsewhere.
 pub(crate) struct Meter {
-    verb: &'static str,
+    verb: String,
     total_bytes: u64,
     done_bytes: AtomicU64,
     started: Instant,
@@ -100,13 +100,14 @@ pub(crate) struct Meter {
 
 impl Meter {
     /// Starts one; `verb` as in `reading 3.2 GB`.
-    pub(crate) fn start(verb: &'static str, total_bytes: u64) -> Self {
+    pub(crate) fn start(verb: impl Into<String>, total_bytes: u64) -> Self {
+        let verb = verb.into();
         let gauge = stderr().is_terminal().then(|| {
             let style =
                 "{msg} {bar:30} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}, {eta} left";
             let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
             let gauge = ProgressBar::with_draw_target(Some(total_bytes), ProgressDrawTarget::stderr());
-            gauge.with_style(style).with_message(verb)
+            gauge.with_style(style).with_message(verb.clone())
         });
         if gauge.is_none() {
             note(format_args!("{verb} {}", bytes(total_bytes)));

@@ -24,7 +24,7 @@ use protocol::{Answer, Committer, Existing, Found, Outcome, Task};
 use rayon::iter::{IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
 
 /// Largest slot or record that is read back.
-const READ_BYTES_MAX: u64 = 256 << 20;
+pub(crate) const READ_BYTES_MAX: u64 = 256 << 20;
 
 /// The newest slot of a step's folder and what it says; `None` where none is filled.
 ///
@@ -95,16 +95,54 @@ pub fn commit(place: &Place, format: &dyn Format, draft: &dyn Draft) -> Result<(
 ///
 /// Errors: as [`commit`]; [`Error::Malformed`] where what was measured is not what was laid out.
 pub fn complete(place: &Place, format: &dyn Format, draft: &dyn Draft, sums: &[ObjectSums]) -> Result<()> {
-    let put = |writer| {
-        let record = draft.record(writer, sums.get(draft.objects_of(writer)).unwrap_or_default())?;
-        let put = |(key, bytes): (Key, Vec<u8>)| {
-            place.store.put(&place.key.join(key.as_str())?, &bytes).map(|()| bytes)
-        };
-        record.map(put).transpose()
-    };
+    let put =
+        |writer| put_record(place, draft, writer, sums.get(draft.objects_of(writer)).unwrap_or_default());
     seal(place, format, || {
         draft.seal(&(0..draft.writers()).into_par_iter().map(put).collect::<Result<Vec<_>>>()?)
     })
+}
+
+/// Puts the record of a writer, all of whose objects are finished, and gives its bytes; `None` where it leaves none.
+///
+/// Errors: as [`put_same`]; [`Error::Malformed`] where what was measured is not what was laid out.
+pub(crate) fn put_record(
+    place: &Place,
+    draft: &dyn Draft,
+    writer: u32,
+    sums: &[ObjectSums],
+) -> Result<Option<Vec<u8>>> {
+    let put = |(key, bytes): (Key, Vec<u8>)| put_same(place, &key, &bytes).map(|()| bytes);
+    draft.record(writer, sums)?.map(put).transpose()
+}
+
+/// Makes a checkpoint exist of which every object and record was seen to be there. Where several do this, with the same
+/// records, all are told that it is committed.
+///
+/// Errors: as [`commit`]; as [`put_same`].
+pub(crate) fn seal_with(
+    place: &Place,
+    format: &dyn Format,
+    draft: &dyn Draft,
+    records: &[Option<Vec<u8>>],
+) -> Result<()> {
+    seal(place, format, || draft.seal(records))
+}
+
+/// Creates a small object, or finds it there with the same bytes.
+///
+/// Errors: [`Error::Differs`] where it is there with other bytes; what writing and reading give.
+pub(crate) fn put_same(place: &Place, name: &Key, bytes: &[u8]) -> Result<()> {
+    let key = place.key.join(name.as_str())?;
+    match place.store.put(&key, bytes) {
+        Err(Error::AlreadyExists { object }) => match place.store.get(&key, READ_BYTES_MAX)? == bytes {
+            true => Ok(()),
+            false => {
+                let source_object = "what this command makes".to_owned();
+                Err(Error::Differs { object, source_object, why: "it has other bytes".to_owned() })
+            }
+        },
+        put => put,
+    }
 }
 
 /// Puts what makes a checkpoint exist, the slot last where the format has slots.
@@ -118,9 +156,9 @@ fn seal(
     committer.checked();
     let generation = sealed.last().and_then(|(key, _)| format.slot_generation(key.as_str()));
     let slot = generation.and_then(|generation| Some((generation, sealed.pop()?)));
-    // What comes before the slot belongs to this attempt alone.
+    // What comes before the slot belongs to this attempt alone, which several processes may share.
     for (key, bytes) in sealed {
-        place.store.put(&place.key.join(key.as_str())?, &bytes)?;
+        put_same(place, &key, &bytes)?;
     }
     match slot {
         Some((generation, (key, bytes))) => {

@@ -1,9 +1,18 @@
 //! Conversion and resharding: a source checkpoint, a choice of tensors, types and layout, a destination.
 
-use crate::commit;
-use crate::copy::{CopyOptions, CopyStats, Job, Progress, run};
+mod conversion;
+mod digest;
+mod job;
+mod task;
+#[cfg(test)]
+mod tests;
+
+pub use conversion::Conversion;
+pub use task::Task;
+
+use crate::copy::{CopyOptions, CopyStats};
 use crate::error::{Error, Result};
-use crate::format::{Candidate, Format, Pieces, Reader, Target, TargetTensor, TargetValue, WriteOptions};
+use crate::format::{Format, Pieces, Reader, Target, TargetTensor, TargetValue, WriteOptions};
 use crate::layout::{Gap, Mesh, Placement, Region, cover};
 use crate::model::{Catalog, ChunkTable, DType, Fqn, FqnFilter, Severity, Tensor, TensorSpec, can_cast};
 use crate::plan::{
@@ -13,6 +22,9 @@ use crate::plan::{
 use crate::storage::Place;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// Objects become visible after at most so many bytes, or one by one where they are larger: what a death loses.
+const PUBLISH_BYTES_MAX: u64 = 16 << 30;
 
 /// How the tensors of the destination are cut and among whom.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,6 +68,16 @@ pub struct ConvertOptions {
     pub write: WriteOptions,
     /// Memory and threads.
     pub copy: CopyOptions,
+    /// Which of several processes this is that do the same conversion together.
+    pub task: Task,
+    /// What else the bytes of the source depend on, apart from its objects: a model, a seed. Part of what tells this
+    /// conversion from another.
+    pub made_of: String,
+    /// Small files, by name, that are put into the destination's folder before it is a checkpoint.
+    pub beside: Vec<(String, Vec<u8>)>,
+    /// Objects are made visible, where a later run finds them, after at most this many bytes, or one by one where they
+    /// are larger. Sources are read once per such batch.
+    pub publish_bytes_max: u64,
 }
 
 impl Default for ConvertOptions {
@@ -70,11 +92,36 @@ impl Default for ConvertOptions {
             drop_values: false,
             write: WriteOptions::default(),
             copy: CopyOptions::default(),
+            task: Task::ALONE,
+            made_of: String::new(),
+            beside: Vec::new(),
+            publish_bytes_max: PUBLISH_BYTES_MAX,
         }
     }
 }
 
-/// What a conversion did.
+/// How a task's part of a conversion ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// It has not begun.
+    Planned,
+    /// This task found everything there and made the checkpoint exist. Of two that finish at the same moment both may
+    /// say so.
+    Committed,
+    /// The checkpoint exists; another task was first.
+    Found,
+    /// The task had nothing to do: there are fewer objects than tasks.
+    Idle,
+    /// The task's share is there; what others have to write is not.
+    Incomplete {
+        /// Objects that are not there, or whose checksums are not kept yet.
+        missing: usize,
+        /// The name of the first.
+        first: String,
+    },
+}
+
+/// What a conversion did, or one task of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ConvertReport {
     /// Tensors written.
@@ -85,6 +132,18 @@ pub struct ConvertReport {
     pub objects: usize,
     /// Bytes of tensor elements, as written.
     pub tensor_bytes: u64,
+    /// Which task this was.
+    pub task: Task,
+    /// Data objects that this task has to see to.
+    pub share_objects: usize,
+    /// Bytes of tensor elements in these.
+    pub share_bytes: u64,
+    /// Those of them that were there already, by an earlier run or another process.
+    pub resumed_objects: usize,
+    /// Bytes of tensor elements in these.
+    pub resumed_bytes: u64,
+    /// How it ended.
+    pub ended: Ended,
     /// Bytes read, written, moved by the kernel.
     pub stats: CopyStats,
     /// Names that the filter, or `drop_values`, left out.
@@ -93,23 +152,11 @@ pub struct ConvertReport {
     pub assumptions: Vec<String>,
 }
 
-/// A conversion that has been planned and not begun.
-#[derive(Debug)]
-pub struct Conversion<'a> {
-    reader: &'a dyn Reader,
-    target: Target,
-    sources: Vec<Fqn>,
-    draft: Box<dyn crate::format::Draft>,
-    place: Place,
-    format: &'a dyn Format,
-    options: CopyOptions,
-    report: ConvertReport,
-}
-
 /// Plans a conversion: reads values, lays the destination out, checks that the source is complete, that the
-/// destination is free and that it fits. Writes nothing.
+/// destination is free or what this conversion began to make, and that it fits. Writes nothing.
 ///
-/// Errors: [`Error::AlreadyExists`] for a destination with objects in it; [`Error::BadTensor`] for a tensor whose
+/// Errors: [`Error::AlreadyExists`] for a destination with other objects in it; [`Error::OtherJob`] for one that another
+/// conversion has begun to make; [`Error::BadTensor`] for a tensor whose
 /// chunks do not tile it; [`Error::Inexpressible`] for what the format cannot hold; [`Error::NoSpace`].
 pub fn plan<'a>(
     reader: &'a dyn Reader,
@@ -117,7 +164,6 @@ pub fn plan<'a>(
     format: &'a dyn Format,
     options: &ConvertOptions,
 ) -> Result<Conversion<'a>> {
-    check_free(place, options.write.file_name.as_deref())?;
     let catalog = reader.catalog();
     check_sound(reader)?;
     let mut left_out = Vec::new();
@@ -168,64 +214,7 @@ pub fn plan<'a>(
             writer: writer.min(target.writers.saturating_sub(1)),
         });
     }
-    let draft = format.draft(&target, &options.write)?;
-    let needed: u64 = draft.objects().iter().map(|object| object.byte_len).sum();
-    if let Some(available) = place.store.free_bytes()?
-        && needed > available
-    {
-        return Err(Error::NoSpace { path: place.display().into(), available, needed });
-    }
-    let report = ConvertReport {
-        tensors: target.tensors.len(),
-        values: target.values.len(),
-        objects: draft.objects().len(),
-        tensor_bytes: target.tensors.iter().filter_map(|tensor| tensor.spec.bytes()).sum(),
-        stats: CopyStats::default(),
-        left_out,
-        assumptions: sharder.assumptions,
-    };
-    let sources = target.tensors.iter().map(|tensor| tensor.fqn.clone()).collect();
-    let (place, options) = (place.clone(), options.copy);
-    Ok(Conversion { reader, target, sources, draft, place, format, options, report })
-}
-
-impl Conversion<'_> {
-    /// What will be written; byte counts of the copy are still zero.
-    pub fn report(&self) -> &ConvertReport {
-        &self.report
-    }
-
-    /// Writes the destination. It becomes a checkpoint with the last write.
-    ///
-    /// Errors: see [`run`]; what the format's commit gives.
-    pub fn run(self, progress: &dyn Progress) -> Result<ConvertReport> {
-        let (sums, stats) = run(Job {
-            reader: self.reader,
-            sources: &self.sources,
-            target: &self.target,
-            objects: 0..self.draft.objects().len(),
-            draft: &*self.draft,
-            place: &self.place,
-            options: self.options,
-            progress,
-        })?;
-        commit::complete(&self.place, self.format, &*self.draft, &sums)?;
-        Ok(ConvertReport { stats, ..self.report })
-    }
-}
-
-/// A destination must not exist, or be an empty folder. A single file may join others in its folder.
-fn check_free(place: &Place, file_name: Option<&str>) -> Result<()> {
-    let key = match file_name {
-        Some(name) => place.key.join(name)?,
-        None => place.key.clone(),
-    };
-    let place = Place { store: place.store.clone(), key };
-    match Candidate::new(&place) {
-        Err(Error::NothingThere { .. }) => Ok(()),
-        Err(error) => Err(error),
-        Ok(_) => Err(Error::AlreadyExists { object: place.display() }),
-    }
+    Conversion::new(reader, target, (place, format), options, (left_out, sharder.assumptions))
 }
 
 /// A source in which opening found damage is not converted: what is missing would silently be left out.

@@ -64,6 +64,18 @@ pub enum Error {
     #[error("{root}: no checkpoint: a save of it was given up, or it was removed")]
     Abandoned { root: String },
 
+    #[error(
+        "{root}: no checkpoint yet: the command that makes it is under way or was interrupted; the same command again \
+         finishes it"
+    )]
+    Unfinished { root: String },
+
+    #[error(
+        "{root}: holds what another command began to make: {found}. Run that one again to finish it, remove the folder, or \
+         choose another destination"
+    )]
+    OtherJob { root: String, found: String },
+
     #[error("{object}: no such object")]
     NotFound { object: String },
 
@@ -239,6 +251,7 @@ impl Error {
             | Error::AlreadyExists { .. }
             | Error::Differs { .. }
             | Error::OtherCheckpoint { .. }
+            | Error::OtherJob { .. }
             | Error::NoSuchFormat { .. }
             | Error::NoSuchName { .. }
             | Error::Inexpressible { .. }
@@ -251,6 +264,7 @@ impl Error {
             | Error::Layout(_) => ErrorKind::Usage,
             Error::NotFound { .. }
             | Error::Abandoned { .. }
+            | Error::Unfinished { .. }
             | Error::Changed { .. }
             | Error::Truncated { .. }
             | Error::UnknownFormat { .. }

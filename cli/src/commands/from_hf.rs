@@ -60,7 +60,8 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     let mut options = args.copying.options()?;
     args.cut.apply_where_cut(&mut options, &model, view.catalog().tensors.keys())?;
     options.keep_dtype = model.keep_dtype(view.catalog().tensors.keys());
-    copy(&view, &destination, options, &args.copying, &[])
+    options.made_of = super::made_of(&model, report.dialect);
+    copy(&view, &destination, options, &args.copying)
 }
 
 /// The weights in a folder, or the single file of Meta's.

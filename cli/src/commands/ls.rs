@@ -84,6 +84,7 @@ fn describe(name: String, numbered: Option<u64>, opened: Result<&dyn Reader, &Er
                 Error::UnknownFormat { .. } => "not finished, or of no known format".to_owned(),
                 Error::NothingThere { .. } => "empty".to_owned(),
                 Error::Abandoned { .. } => "given up, or removed".to_owned(),
+                Error::Unfinished { .. } => "being made, or interrupted".to_owned(),
                 other => other.to_string(),
             };
             return Ok(Step {

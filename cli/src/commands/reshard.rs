@@ -54,5 +54,5 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     let mut options = args.copying.options()?;
     options.write.sharded = destination.holds_whole_tensors();
     args.cut.apply(&mut options, model.as_ref(), reader.catalog().tensors.keys())?;
-    copy(&*reader, &destination, options, &args.copying, &[])
+    copy(&*reader, &destination, options, &args.copying)
 }

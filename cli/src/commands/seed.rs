@@ -42,5 +42,6 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     let mut options = args.copying.options()?;
     args.cut.apply_where_cut(&mut options, &model, seed.catalog().tensors.keys())?;
     options.keep_dtype = model.keep_dtype(seed.catalog().tensors.keys());
-    copy(&seed, &destination, options, &args.copying, &[])
+    options.made_of = format!("seed {}, {}", args.seed, super::made_of(&model, args.dialect.name));
+    copy(&seed, &destination, options, &args.copying)
 }

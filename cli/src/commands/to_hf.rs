@@ -82,13 +82,15 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     if let Some(assets) = &assets {
         beside.extend(tokenizer_files(assets)?);
     }
+    options.beside = beside;
+    options.made_of = super::made_of(&model, report.dialect);
     let Some(Others { base, names }) = others else {
-        return copy(&view, &destination, options, &args.copying, &beside);
+        return copy(&view, &destination, options, &args.copying);
     };
     // Of their own type, whatever the text's is.
     options.keep_dtype.extend(names.iter().cloned());
     let joined = Joined::new(view, base, names.into_iter())?;
-    copy(&joined, &destination, options, &args.copying, &beside)
+    copy(&joined, &destination, options, &args.copying)
 }
 
 /// Tensors that are copied as they are.

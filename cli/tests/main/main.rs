@@ -11,6 +11,7 @@ mod cmd_ls;
 mod cmd_models;
 mod cmd_prune;
 mod cmd_reshard;
+mod cmd_tasks;
 mod cmd_verify;
 
 use std::path::Path;

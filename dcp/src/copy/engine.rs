@@ -4,8 +4,9 @@ use super::blocks::Blocks;
 use super::job::{CopyStats, Job, StripBytes};
 use super::parts::{Part, Piece, pieces_by_tensor};
 use super::read_box::OpenChunk;
-use super::sink::{FRAME_BYTES_MAX, ObjectSink};
+use super::sink::ObjectSink;
 use super::tensor_reader::TensorReader;
+use super::turns::{Turn, Turns};
 use crate::error::{Error, Result};
 use crate::format::{ChecksumKind, ObjectDraft, ObjectSums};
 use crate::layout::{Region, Strips, copy_box, row_major};
@@ -36,20 +37,22 @@ pub(super) fn run_in_strips(
     threads: usize,
 ) -> Result<(Vec<ObjectSums>, CopyStats)> {
     if job.draft.compressed() {
-        strip_bytes.plain = strip_bytes.plain.min(FRAME_BYTES_MAX);
+        strip_bytes = strip_bytes.compressed();
     }
     let sinks = job
         .objects
-        .clone()
-        .map(|index| ObjectSink::new(job.draft, index, &*job.place.store, &job.place.key))
+        .iter()
+        .map(|&index| ObjectSink::new((job.draft, index), (&*job.place.store, &job.place.key), job.output))
         .collect::<Result<Vec<_>>>()?;
-    let pieces = pieces_by_tensor(&job.draft.objects()[job.objects.clone()], job.target);
+    let pieces = pieces_by_tensor(job.objects.iter().map(|&index| &job.draft.objects()[index]), job.target);
     let shared = Shared {
-        all: job.objects.len() == job.draft.objects().len(),
+        // Frames must not depend on what else is written.
+        all: job.objects.len() == job.draft.objects().len() && !job.draft.compressed(),
         strip_bytes,
         sinks: &sinks,
         queue: Mutex::new(Pending { next_tensor: 0, strips: None, pieces }),
         job,
+        turns: Turns::default(),
         failed: AtomicBool::new(false),
         read_bytes: AtomicU64::new(0),
         written_bytes: AtomicU64::new(0),
@@ -86,6 +89,9 @@ struct TensorJob<'a> {
     pieces: Vec<(Piece, Region)>,
 }
 
+/// A strip that is handed out, with its turn in compressed objects.
+type Strip<'a, 't> = (Arc<TensorJob<'a>>, Region, Option<Turn<'t>>);
+
 /// Lets go of a tensor. The last holder has seen all of its strips copied, and compares the source's checksums.
 fn done(tensor: Arc<TensorJob>) -> Result<()> {
     Arc::into_inner(tensor).map_or(Ok(()), |tensor| tensor.source.check_sums())
@@ -100,11 +106,13 @@ struct Pending<'a> {
 
 struct Shared<'a> {
     job: Job<'a>,
-    /// Whether all of the draft's objects are written.
+    /// Whether all of the draft's objects are written, and tensors are walked as wholes.
     all: bool,
     strip_bytes: StripBytes,
     sinks: &'a [ObjectSink<'a>],
     queue: Mutex<Pending<'a>>,
+    /// In compressed objects frames follow each other as their strips do, so that the same copy gives the same bytes.
+    turns: Turns,
     failed: AtomicBool,
     read_bytes: AtomicU64,
     written_bytes: AtomicU64,
@@ -128,7 +136,7 @@ impl<'a> Shared<'a> {
                 return Err(Error::Interrupted);
             }
             let result = match self.next() {
-                Ok(Some((tensor, strip))) => self.copy_strip(tensor, &strip, &mut buffers),
+                Ok(Some((tensor, strip, turn))) => self.copy_strip(tensor, &strip, turn, &mut buffers),
                 Ok(None) => return Ok(()),
                 Err(error) => Err(error),
             };
@@ -140,14 +148,17 @@ impl<'a> Shared<'a> {
     }
 
     /// The next strip of the current tensor, or the first of the next.
-    fn next(&self) -> Result<Option<(Arc<TensorJob<'a>>, Region)>> {
+    fn next(&self) -> Result<Option<Strip<'a, '_>>> {
         let mut queue = lock(&self.queue);
         loop {
             while let Some((tensor, boxes)) = &mut queue.strips
                 && let Some(strips) = boxes.last_mut()
             {
                 match strips.next() {
-                    Some(strip) => return Ok(Some((tensor.clone(), strip))),
+                    Some(strip) => {
+                        let turn = self.job.draft.compressed().then(|| self.turns.hand_out());
+                        return Ok(Some((tensor.clone(), strip, turn)));
+                    }
                     None => boxes.pop(),
                 };
             }
@@ -206,8 +217,9 @@ impl<'a> Shared<'a> {
         }
     }
 
-    fn objects(&self) -> &[ObjectDraft] {
-        &self.job.draft.objects()[self.job.objects.clone()]
+    /// An object by its number among those that are written.
+    fn object(&self, number: u32) -> &ObjectDraft {
+        &self.job.draft.objects()[self.job.objects[number as usize]]
     }
 
     fn start(&self, index: usize, pieces: Vec<Piece>) -> Result<Arc<TensorJob<'a>>> {
@@ -225,7 +237,7 @@ impl<'a> Shared<'a> {
         let pieces = pieces
             .into_iter()
             .map(|piece| {
-                let object = &self.objects()[piece.object as usize];
+                let object = self.object(piece.object);
                 let region = target_blocks
                     .region(target.fqn.as_str(), &object.placed[piece.placed as usize].region)?;
                 Ok((piece, region))
@@ -234,7 +246,13 @@ impl<'a> Shared<'a> {
         Ok(Arc::new(TensorJob { source, target_blocks, pieces }))
     }
 
-    fn copy_strip(&self, tensor: Arc<TensorJob<'a>>, strip: &Region, buffers: &mut Buffers) -> Result<()> {
+    fn copy_strip(
+        &self,
+        tensor: Arc<TensorJob<'a>>,
+        strip: &Region,
+        turn: Option<Turn>,
+        buffers: &mut Buffers,
+    ) -> Result<()> {
         let parts: Vec<Part> = tensor
             .pieces
             .iter()
@@ -257,7 +275,7 @@ impl<'a> Shared<'a> {
             && let Some(bytes) = chunk.in_memory(common)
         {
             self.read_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-            self.write_parts(&tensor, &parts, &[bytes], &mut buffers.converted)?;
+            self.write_parts(&tensor, &parts, &[bytes], turn, &mut buffers.converted)?;
             return done(tensor);
         }
         let from_bytes = tensor.source.blocks().block_bytes();
@@ -268,7 +286,7 @@ impl<'a> Shared<'a> {
             self.scatter(chunk, common, &parts, &ranges, from_bytes, buffers)?;
         }
         let bytes: Vec<&[u8]> = ranges.iter().map(|range| buffers.staging.bytes(range)).collect();
-        self.write_parts(&tensor, &parts, &bytes, &mut buffers.converted)?;
+        self.write_parts(&tensor, &parts, &bytes, turn, &mut buffers.converted)?;
         done(tensor)
     }
 
@@ -342,6 +360,7 @@ impl<'a> Shared<'a> {
         tensor: &TensorJob,
         parts: &[Part],
         staged: &[&[u8]],
+        turn: Option<Turn>,
         buffer: &mut AlignedBuf,
     ) -> Result<()> {
         let (from, to) = (tensor.source.spec().dtype, tensor.target_blocks.dtype());
@@ -352,6 +371,7 @@ impl<'a> Shared<'a> {
             buffer
                 .lay_out(parts.iter().map(|part| (part.target_offset(to_bytes), part.byte_len(to_bytes))))?
         };
+        let mut frames = Vec::new();
         for (index, (part, &staged)) in parts.iter().zip(staged).enumerate() {
             let mut bytes = staged;
             if from != to {
@@ -360,10 +380,26 @@ impl<'a> Shared<'a> {
             }
             let sink = &self.sinks[part.object as usize];
             for (first, run) in part.run_starts().zip(bytes.chunks((part.run() as usize * to_bytes).max(1))) {
-                let written = sink.write(part.placed, first * to_bytes as u64, to, run)?;
-                self.written_bytes.fetch_add(written, Ordering::Relaxed);
+                let region_offset = first * to_bytes as u64;
+                if turn.is_some() {
+                    let encoded = sink.encode(part.placed, region_offset, to, run);
+                    frames.extend(encoded.into_iter().map(|frame| (sink, frame)));
+                    continue;
+                }
+                sink.write(part.placed, region_offset, to, run)?;
+                self.written_bytes.fetch_add(run.len() as u64, Ordering::Relaxed);
+            }
+            if turn.is_some() {
+                continue;
             }
             self.job.progress.advance(bytes.len() as u64);
+        }
+        let Some(turn) = turn else { return Ok(()) };
+        turn.pass(|| frames.iter_mut().for_each(|(sink, frame)| sink.place(frame)))?;
+        for (sink, frame) in frames {
+            let raw_bytes = frame.raw_bytes;
+            self.written_bytes.fetch_add(sink.append(frame)?, Ordering::Relaxed);
+            self.job.progress.advance(raw_bytes);
         }
         Ok(())
     }

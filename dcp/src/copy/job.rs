@@ -1,10 +1,10 @@
 //! What a copy is asked to do, within which limits, and what it did.
 
+use super::sink::FRAME_BYTES_MAX;
 use crate::error::{Error, Result};
 use crate::format::{Draft, Reader, Target};
 use crate::model::Fqn;
 use crate::storage::Place;
-use std::ops::Range;
 
 /// Largest strip: large enough for full disk speed, small enough for many in memory.
 const STRIP_BYTES_MAX: u64 = 16 << 20;
@@ -32,6 +32,15 @@ impl Default for CopyOptions {
 }
 
 impl CopyOptions {
+    /// What decides how compressed objects are cut in frames: the most bytes of a strip, and of one whose elements change
+    /// their order.
+    ///
+    /// Errors: [`Error::BudgetTooSmall`].
+    pub(crate) fn compressed_strip_bytes(&self) -> Result<(u64, u64)> {
+        let StripBytes { plain, reordered } = self.strips()?.0.compressed();
+        Ok((plain, reordered))
+    }
+
     /// Bytes of one strip and number of threads that fit the budget.
     pub(super) fn strips(&self) -> Result<(StripBytes, usize)> {
         let needed = BUFFERS * STRIP_BYTES_MIN;
@@ -47,12 +56,32 @@ impl CopyOptions {
 }
 
 /// The most bytes of a strip.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct StripBytes {
     /// As the elements come.
     pub(super) plain: u64,
     /// Where their order changes.
     pub(super) reordered: u64,
+}
+
+impl StripBytes {
+    /// Those of compressed objects: a strip is a frame, or as many as wait together for their turn, in one buffer more.
+    pub(super) fn compressed(self) -> Self {
+        StripBytes {
+            plain: self.plain.min(FRAME_BYTES_MAX),
+            reordered: self.reordered / (BUFFERS + 1) * BUFFERS,
+        }
+    }
+}
+
+/// What becomes of the bytes of an object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Output {
+    /// The object is written.
+    #[default]
+    Write,
+    /// The object is there, and is compared: nothing is written, and a byte that is another is [`Error::Differs`].
+    Compare,
 }
 
 /// Hears how far a copy is. Called from any thread.
@@ -87,8 +116,10 @@ pub struct Job<'a> {
     pub target: &'a Target,
     /// Where in which object it goes.
     pub draft: &'a dyn Draft,
-    /// Which of the draft's objects to write: all, or those of one writer.
-    pub objects: Range<usize>,
+    /// Which of the draft's objects to write, each once.
+    pub objects: Vec<usize>,
+    /// Whether they are written or compared.
+    pub output: Output,
     /// The destination.
     pub place: &'a Place,
     /// Limits.

@@ -11,6 +11,7 @@
 //! by run.
 
 mod blocks;
+mod compared;
 mod engine;
 mod framing;
 mod job;
@@ -22,8 +23,9 @@ mod sink;
 mod tensor_reader;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 pub use engine::run;
-pub use job::{CopyOptions, CopyStats, Job, Progress};
+pub use job::{CopyOptions, CopyStats, Job, Output, Progress};
 pub use load::{Wanted, load};
 pub use tensor_reader::TensorReader;

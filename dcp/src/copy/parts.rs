@@ -13,9 +13,12 @@ pub(super) struct Piece {
 }
 
 /// Every region of the objects, by its tensor.
-pub(super) fn pieces_by_tensor(objects: &[ObjectDraft], target: &Target) -> Vec<Vec<Piece>> {
+pub(super) fn pieces_by_tensor<'a>(
+    objects: impl IntoIterator<Item = &'a ObjectDraft>,
+    target: &Target,
+) -> Vec<Vec<Piece>> {
     let mut pieces: Vec<Vec<Piece>> = target.tensors.iter().map(|_| Vec::new()).collect();
-    for (object, plan) in objects.iter().enumerate() {
+    for (object, plan) in objects.into_iter().enumerate() {
         for (placed, region) in plan.placed.iter().enumerate() {
             let piece =
                 Piece { object: object as u32, placed: placed as u32, byte_offset: region.byte_offset };

@@ -1,6 +1,8 @@
 //! One object being written: its bytes, its checksums, its frames.
 
+use super::compared::Compared;
 use super::framing::Framing;
+use super::job::Output;
 use super::region_sums::{RegionSums, Strip, Sums};
 use crate::error::{Error, Result};
 use crate::format::{ChecksumKind, Draft, Frame, ObjectDraft, ObjectSums, Patch};
@@ -14,6 +16,17 @@ use std::sync::{Mutex, OnceLock};
 /// Largest piece of a compressed object, so that a small read decodes little.
 pub(super) const FRAME_BYTES_MAX: u64 = 4 << 20;
 
+/// A compressed piece of a placed region that is not written yet.
+#[derive(Debug)]
+pub(crate) struct NewFrame {
+    placed: u32,
+    region_offset: u64,
+    byte_offset: u64,
+    pub(crate) raw_bytes: u64,
+    codec: u8,
+    stored: Vec<u8>,
+}
+
 /// An object of a draft on its way to a store. Shared by the engine's threads.
 #[derive(Debug)]
 pub(crate) struct ObjectSink<'a> {
@@ -21,6 +34,7 @@ pub(crate) struct ObjectSink<'a> {
     index: usize,
     store: &'a dyn Storage,
     key: Key,
+    output: Output,
     writer: OnceLock<Box<dyn ObjectWriter>>,
     /// Held while the object is created, so that it is created once.
     creating: Mutex<()>,
@@ -35,10 +49,9 @@ pub(crate) struct ObjectSink<'a> {
 
 impl<'a> ObjectSink<'a> {
     pub(crate) fn new(
-        draft: &'a dyn Draft,
-        index: usize,
-        store: &'a dyn Storage,
-        root: &Key,
+        (draft, index): (&'a dyn Draft, usize),
+        (store, root): (&'a dyn Storage, &Key),
+        output: Output,
     ) -> Result<Self> {
         let object = &draft.objects()[index];
         Ok(ObjectSink {
@@ -46,6 +59,7 @@ impl<'a> ObjectSink<'a> {
             index,
             store,
             key: root.join(object.key.as_str())?,
+            output,
             writer: OnceLock::new(),
             creating: Mutex::default(),
             framing: Framing::new(object),
@@ -68,7 +82,10 @@ impl<'a> ObjectSink<'a> {
         let _creating = lock(&self.creating);
         if self.writer.get().is_none() {
             let byte_len = (!self.draft.compressed()).then_some(self.object().byte_len);
-            let writer = self.store.create(&self.key, byte_len)?;
+            let writer = match self.output {
+                Output::Write => self.store.create(&self.key, byte_len)?,
+                Output::Compare => Box::new(Compared::open(self.store, &self.key, byte_len)?),
+            };
             put(&*writer, self.framing.first())?;
             let _ = self.writer.set(writer);
         }
@@ -76,14 +93,7 @@ impl<'a> ObjectSink<'a> {
     }
 
     /// Writes part of placed region `placed`, `region_offset` bytes into it.
-    pub(crate) fn write(&self, placed: u32, region_offset: u64, dtype: DType, bytes: &[u8]) -> Result<u64> {
-        if self.draft.compressed() {
-            // Frames hold whole elements: their bytes are sorted by significance first.
-            let frame_bytes = FRAME_BYTES_MAX - FRAME_BYTES_MAX % dtype.block_bytes();
-            let offsets = (region_offset..).step_by(frame_bytes as usize);
-            let frames = offsets.zip(bytes.chunks(frame_bytes as usize));
-            return frames.map(|(offset, frame)| self.append(placed, offset, dtype, frame)).sum();
-        }
+    pub(crate) fn write(&self, placed: u32, region_offset: u64, dtype: DType, bytes: &[u8]) -> Result<()> {
         let region = &self.object().placed[placed as usize];
         self.writer()?.write_at(region.byte_offset + region_offset, bytes)?;
         let mut strip = Strip { byte_offset: region_offset, byte_len: bytes.len() as u64, crc32: None };
@@ -105,7 +115,7 @@ impl<'a> ObjectSink<'a> {
         if let Some(crc32) = self.regions.note(placed, strip, region_bytes) {
             self.complete(placed, crc32)?;
         }
-        Ok(bytes.len() as u64)
+        Ok(())
     }
 
     /// Writes what stands around a region whose bytes are all there, so that nothing waits for it until the end.
@@ -127,18 +137,39 @@ impl<'a> ObjectSink<'a> {
         sums.add(byte_offset, bytes.len() as u64, crc);
     }
 
-    fn append(&self, placed: u32, region_offset: u64, dtype: DType, bytes: &[u8]) -> Result<u64> {
-        let mut stored = Vec::with_capacity(bytes.len());
-        let codec = self.draft.encode(dtype, bytes, &mut stored);
-        let byte_offset = {
-            let mut cursor = lock(&self.cursor);
-            let byte_offset = *cursor;
-            *cursor += stored.len() as u64;
-            byte_offset
+    /// Compresses part of placed region `placed`, `region_offset` bytes into it, in one frame or several.
+    pub(crate) fn encode(
+        &self,
+        placed: u32,
+        region_offset: u64,
+        dtype: DType,
+        bytes: &[u8],
+    ) -> Vec<NewFrame> {
+        // Frames hold whole elements: their bytes are sorted by significance first.
+        let frame_bytes = FRAME_BYTES_MAX - FRAME_BYTES_MAX % dtype.block_bytes();
+        let offsets = (region_offset..).step_by(frame_bytes as usize);
+        let frame = |(region_offset, raw): (u64, &[u8])| {
+            let mut stored = Vec::with_capacity(raw.len());
+            let codec = self.draft.encode(dtype, raw, &mut stored);
+            stored.shrink_to_fit();
+            NewFrame { placed, region_offset, byte_offset: 0, raw_bytes: raw.len() as u64, codec, stored }
         };
+        offsets.zip(bytes.chunks(frame_bytes as usize)).map(frame).collect()
+    }
+
+    /// Gives a frame the next place in the object.
+    pub(crate) fn place(&self, frame: &mut NewFrame) {
+        let mut cursor = lock(&self.cursor);
+        frame.byte_offset = *cursor;
+        *cursor += frame.stored.len() as u64;
+    }
+
+    /// Writes a frame to its place.
+    pub(crate) fn append(&self, frame: NewFrame) -> Result<u64> {
+        let NewFrame { placed, region_offset, byte_offset, raw_bytes, codec, stored } = frame;
         self.writer()?.write_at(byte_offset, &stored)?;
         let crc64 = crc_fast::checksum(Crc64Nvme, &stored);
-        let (stored_bytes, raw_bytes) = (stored.len() as u64, bytes.len() as u64);
+        let stored_bytes = stored.len() as u64;
         let frame = Frame { byte_offset, stored_bytes, raw_bytes, codec, crc64 };
         lock(&self.frames).push((placed, region_offset, frame));
         Ok(stored_bytes)

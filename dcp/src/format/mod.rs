@@ -4,6 +4,7 @@
 //! tensor's bytes: the engine in [`crate::copy`] does, the same for every pair of formats.
 
 mod draft;
+pub(crate) mod job_folder;
 mod open_objects;
 mod safetensors;
 mod target;
@@ -86,6 +87,11 @@ impl Candidate {
             .iter()
             .filter_map(|object| Some((object.key.below(&self.place.key)?, object.byte_len)))
             .filter(|(name, _)| !name.contains('/'))
+    }
+
+    /// Whether a conversion has begun to write the folder and what makes it a checkpoint is not there.
+    pub fn is_unfinished(&self) -> bool {
+        self.find(job_folder::MARKER).is_some() && !self.files().any(|(name, _)| is_committed_by(name))
     }
 
     /// Length of the object `name` (relative to the folder, `/`-separated), where it is listed.
@@ -216,6 +222,9 @@ pub struct Elements {
 /// Errors: [`Error::NothingThere`], [`Error::UnknownFormat`], and what the format's reader gives.
 pub fn open(place: &Place) -> Result<Arc<dyn Reader>> {
     let candidate = Candidate::new(place)?;
+    if candidate.is_unfinished() {
+        return Err(Error::Unfinished { root: place.display() });
+    }
     match FORMATS.iter().find(|format| format.probe(&candidate)) {
         Some(format) => format.open(&candidate),
         None => Err(unknown(&candidate)),

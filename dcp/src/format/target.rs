@@ -102,8 +102,13 @@ pub struct Attempt {
 impl Attempt {
     /// A new one for this slot.
     pub fn new(generation: u32) -> Self {
-        let random = uuid::Uuid::new_v4().simple().to_string();
-        Attempt { id: format!("{generation:04}{}", &random[4..]), generation }
+        Self::of(generation, uuid::Uuid::new_v4().as_u128())
+    }
+
+    /// The one of this slot that writes this and nothing else: 112 bits of a digest of it.
+    pub fn of(generation: u32, identity: u128) -> Self {
+        let digits = format!("{identity:032x}");
+        Attempt { id: format!("{generation:04}{}", &digits[4..]), generation }
     }
 
     /// The generation in an attempt's name; `None` for a name that is none of ours.
@@ -130,6 +135,9 @@ pub struct WriteOptions {
     pub stem: Option<String>,
     /// The try at saving a step that it belongs to; `None` makes one of its own.
     pub attempt: Option<Attempt>,
+    /// What the name of an attempt that is not given is made from, so that all who write the same choose the same; `None`
+    /// draws it.
+    pub identity: Option<u128>,
     /// The sharded safetensors layout of PyTorch's HuggingFaceStorageWriter: one file per writer, boxes in the header.
     pub sharded: bool,
 }
@@ -142,6 +150,7 @@ impl Default for WriteOptions {
             file_name: None,
             stem: None,
             attempt: None,
+            identity: None,
             sharded: false,
         }
     }

@@ -48,6 +48,8 @@ pub enum Role {
         /// The attempt's name, where it is of one.
         attempt: Option<String>,
     },
+    /// What a conversion keeps beside what it makes, until that is a checkpoint.
+    Job,
     /// Nothing that a writer of checkpoints makes.
     Foreign,
 }
@@ -191,6 +193,9 @@ impl<'a> Planner<'a> {
     fn tidy(&mut self, named: &BTreeSet<String>) {
         self.sweep(named);
         for (object, role) in &self.survey.objects {
+            if *role == Role::Job {
+                self.remove(Phase::Data, object, "of a conversion that has finished");
+            }
             if let Role::Data { attempt: Some(id) } = role
                 && !named.contains(id)
             {
@@ -232,6 +237,19 @@ impl<'a> Planner<'a> {
         } else {
             self.note_busy();
         }
+        self.clear_job();
+    }
+
+    /// A conversion that nothing has been written for in a long time is given up with all that it wrote.
+    fn clear_job(&mut self) {
+        let is_of_it = |role: &Role| !matches!(role, Role::Foreign | Role::Slot(_));
+        let own = self.survey.objects.iter().filter(|(_, role)| is_of_it(role));
+        if self.is_busy() || !own.clone().all(|(object, _)| self.policy.is_old(object.modified)) {
+            return;
+        }
+        for (object, _) in own.filter(|(_, role)| *role == Role::Job) {
+            self.remove(Phase::Data, object, "of a conversion that did not finish");
+        }
     }
 
     /// Removes what attempts that could still commit have written, if the user says that none is alive.
@@ -256,7 +274,7 @@ impl<'a> Planner<'a> {
             for (object, role) in &self.survey.objects {
                 match role {
                     Role::Commit => self.remove(Phase::Commit, object, REASON),
-                    Role::Data { .. } => self.remove(Phase::Data, object, REASON),
+                    Role::Data { .. } | Role::Job => self.remove(Phase::Data, object, REASON),
                     _ => {}
                 }
             }

@@ -3,7 +3,7 @@
 use super::round::{Condition, Role, Survey};
 use crate::commit::{newest_listed, slot};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{Attempt, Candidate, FORMATS, Format, Slot};
+use crate::format::{Attempt, Candidate, FORMATS, Format, Slot, job_folder};
 use crate::load;
 use crate::storage::{Key, Place, Unfinished};
 
@@ -44,7 +44,9 @@ fn look_once(place: &Place, unfinished: &[Unfinished]) -> Result<Survey> {
             },
         },
     };
-    let is_saved = format.is_some() && newest.is_none_or(|(_, is_abandoned)| !is_abandoned);
+    let is_saved = format.is_some()
+        && !candidate.is_unfinished()
+        && newest.is_none_or(|(_, is_abandoned)| !is_abandoned);
     let objects = candidate.objects.iter().map(|object| {
         let role = object.key.below(&place.key).map_or(Role::Foreign, |name| role(format, name));
         (object.clone(), role)
@@ -71,6 +73,9 @@ fn has_slots(format: &dyn Format) -> bool {
 /// What an object is: by the folder's format, or, where nothing makes a checkpoint exist, by any format that writes
 /// something last by which it does.
 fn role(format: Option<&'static dyn Format>, name: &str) -> Role {
+    if job_folder::owns(name) {
+        return Role::Job;
+    }
     let mut formats = FORMATS.iter().copied().filter(|candidate| match format {
         Some(format) => candidate.name() == format.name(),
         None => candidate.slot_name(0).is_some(),

@@ -74,8 +74,8 @@ pub trait Storage: Send + Sync + Debug {
     /// Errors: [`Error::UnfinishedUnlisted`] where the store has no way to tell.
     fn unfinished(&self, prefix: &Key) -> Result<Vec<Unfinished>>;
 
-    /// Removes what a writer left. Nothing but `prune` calls it, for what is provably of no use to anyone: a writer that
-    /// is not as dead as it seems can then not finish. What is gone already is no error.
+    /// Removes what a writer left. Only for what is provably of no use to anyone: a writer that is not as dead as it
+    /// seems can then not finish. What is gone already is no error.
     ///
     /// Errors: [`Error::InUse`] where its writer is known to be alive.
     fn discard(&self, unfinished: &Unfinished) -> Result<()>;
@@ -88,7 +88,8 @@ pub trait Storage: Send + Sync + Debug {
     }
 
     /// Removes a finished object, durably; `false` where there is none. Only for what is provably of no use to anyone:
-    /// nothing but `prune` calls it. Folders that are empty without it go too.
+    /// nothing but `prune` calls it, and a conversion that has finished, for the marks that it made itself. Folders that
+    /// are empty without it go too.
     fn remove(&self, key: &Key) -> Result<bool>;
 
     /// Bytes free for new objects, where the store can tell.

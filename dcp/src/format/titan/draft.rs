@@ -51,7 +51,8 @@ pub(crate) fn draft(target: &Target, options: &WriteOptions) -> Result<TitanDraf
         let why = format!("{found} writers or ranks are more than the {WRITERS_MAX} that titan admits");
         return Err(Error::Usage(why));
     }
-    let attempt = options.attempt.clone().unwrap_or_else(|| Attempt::new(0));
+    let own = || options.identity.map_or_else(|| Attempt::new(0), |identity| Attempt::of(0, identity));
+    let attempt = options.attempt.clone().unwrap_or_else(own);
     let head = Head {
         attempt: attempt.id,
         generation: attempt.generation,
