@@ -102,8 +102,8 @@ pub(super) fn render(
     let of_families = |source: Source| matches!(source, Source::Seeded(_) | Source::Exported(_));
     let sources = match results.iter().all(|(comparison, _)| of_families(comparison.source)) {
         true => "Models with the shapes of the named ones and as many layers as is said, seeded by `titan-ckpt seed` for 4 \
-                 ranks (vocabulary of the last three with copies: 2,048). `cp` + fsync is of the source. TorchTitan 0.2.2 \
-                 and PyTorch 2.11, timed without their imports"
+                 ranks (vocabulary of the last three with copies: 2,048). `cp` + fsync is of the source. TorchTitan, where \
+                 it is a side, is 0.2.2 on PyTorch 2.11, timed without its imports"
             .to_owned(),
         false => format!(
             "Checkpoints of {gib} GiB float32 in 291 tensors, saved by PyTorch 2.11 from 2 ranks (\"one chunk\": one \
