@@ -26,6 +26,16 @@ pub enum Error {
     #[error("{library}: cannot be used: {why}", library = library.display())]
     Library { library: PathBuf, why: String },
 
+    /// A tensor operation failed.
+    #[error("libtorch: {0}")]
+    Tensor(#[from] tch::TchError),
+
+    #[error(transparent)]
+    Checkpoint(#[from] dcp::Error),
+
+    #[error(transparent)]
+    Family(#[from] convert::Error),
+
     #[error("{0}")]
     Usage(String),
 }

@@ -1,6 +1,12 @@
-//! The trainer. So far its ground: libtorch, safely, in [`ffi`].
+//! The trainer: the program of a step, run on libtorch.
 
+pub mod begin;
 pub mod error;
 pub mod ffi;
+pub mod groups;
+pub mod model;
+pub mod optimizer;
+pub mod run;
+pub mod shard;
 
 pub use error::{Error, Result};

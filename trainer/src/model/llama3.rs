@@ -1,0 +1,140 @@
+//! Llama 3, as torchtitan 0.2's `models/llama3/model/model.py` computes it.
+
+use super::rope::{Rope, Scaling, turn};
+use super::{Model, Params, UnitSpec, units_of_stack};
+use crate::error::{Error, Result};
+use convert::spec;
+use serde_json::Value;
+use std::ops::Range;
+use tch::{Device, Tensor};
+
+/// A stack of blocks of attention and feed-forward, each after a norm and beside a residual.
+#[derive(Debug)]
+pub struct Llama3 {
+    spec: spec::Model,
+    units: Vec<UnitSpec>,
+    layers: usize,
+    heads: i64,
+    kv_heads: i64,
+    head_dim: i64,
+    norm_eps: f64,
+    /// Complex `[sequence, head_dim / 2]`.
+    rope: Tensor,
+}
+
+impl Llama3 {
+    /// The model of a spec, for sequences of up to `positions` tokens.
+    ///
+    /// Errors: [`Error::Usage`] for a spec of another family, and for a head that shares the embedding's tensor.
+    pub fn new(spec: spec::Model, positions: i64, device: Device) -> Result<Self> {
+        let name = spec.name();
+        let bad = |why: &str| Error::Usage(format!("{name}: {why}"));
+        if spec.family != "llama3" {
+            return Err(bad("not of the family llama3"));
+        }
+        if spec.tied.is_some() {
+            return Err(bad("its head is its embedding, which this trainer does not share"));
+        }
+        let size = |key: &str| {
+            spec.config
+                .get(key)
+                .and_then(Value::as_i64)
+                .ok_or_else(|| bad(&format!("no `{key}` in its config")))
+        };
+        let number = |value: Option<&Value>, key: &str| {
+            value.and_then(Value::as_f64).ok_or_else(|| bad(&format!("no `{key}` in its config")))
+        };
+        let scaling = match spec.config.get("rope_scaling").filter(|scaling| !scaling.is_null()) {
+            None => None,
+            Some(scaling) => {
+                let of = |key: &str| number(scaling.get(key), key);
+                Some(Scaling {
+                    factor: of("factor")?,
+                    low_freq_factor: of("low_freq_factor")?,
+                    high_freq_factor: of("high_freq_factor")?,
+                    original_positions: of("original_max_position_embeddings")?,
+                })
+            }
+        };
+        let rope = Rope { theta: number(spec.config.get("rope_theta"), "rope_theta")?, scaling };
+        let (heads, kv_heads) = (size("num_attention_heads")?, size("num_key_value_heads")?);
+        let (head_dim, layers) = (size("head_dim")?, size("num_hidden_layers")? as usize);
+        let norm_eps = number(spec.config.get("rms_norm_eps"), "rms_norm_eps")?;
+        let rope = rope.table(head_dim, positions, device)?;
+        let units = units_of_stack(&spec, layers)?;
+        Ok(Llama3 { spec, units, layers, heads, kv_heads, head_dim, norm_eps, rope })
+    }
+
+    fn norm(&self, input: &Tensor, weight: &Tensor) -> Result<Tensor> {
+        Ok(input.f_rms_norm(weight.size(), Some(weight), self.norm_eps)?)
+    }
+
+    fn block(&self, params: &Params, input: &Tensor) -> Result<Tensor> {
+        let normed = self.norm(input, params.get("attention_norm.weight")?)?;
+        let attended = input.f_add(&self.attention(params, &normed)?)?;
+        let normed = self.norm(&attended, params.get("ffn_norm.weight")?)?;
+        Ok(attended.f_add(&feed_forward(params, &normed)?)?)
+    }
+
+    /// Causal, over `[batch, sequence, dim]`.
+    fn attention(&self, params: &Params, input: &Tensor) -> Result<Tensor> {
+        let (batch, sequence, _) = input.size3()?;
+        let project = |name: &str, heads: i64| -> Result<Tensor> {
+            let projected = input.f_linear(params.get(name)?, None::<&Tensor>)?;
+            Ok(projected.f_view([batch, sequence, heads, self.head_dim])?)
+        };
+        let table = self.rope.f_narrow(0, 0, sequence)?;
+        let query = turn(&project("attention.wq.weight", self.heads)?, &table)?.f_transpose(1, 2)?;
+        let key = turn(&project("attention.wk.weight", self.kv_heads)?, &table)?.f_transpose(1, 2)?;
+        let value = project("attention.wv.weight", self.kv_heads)?.f_transpose(1, 2)?;
+        let is_grouped = self.heads != self.kv_heads;
+        let mixed = Tensor::f_scaled_dot_product_attention(
+            &query,
+            &key,
+            &value,
+            None::<&Tensor>,
+            0.0,
+            true,
+            None,
+            is_grouped,
+        )?;
+        let mixed = mixed.f_transpose(1, 2)?.f_reshape([batch, sequence, self.heads * self.head_dim])?;
+        Ok(mixed.f_linear(params.get("attention.wo.weight")?, None::<&Tensor>)?)
+    }
+}
+
+/// `w2(silu(w1 x) w3 x)`.
+fn feed_forward(params: &Params, input: &Tensor) -> Result<Tensor> {
+    let linear = |name: &str, input: &Tensor| -> Result<Tensor> {
+        Ok(input.f_linear(params.get(name)?, None::<&Tensor>)?)
+    };
+    let gate = linear("feed_forward.w1.weight", input)?.f_silu()?;
+    let gated = gate.f_mul(&linear("feed_forward.w3.weight", input)?)?;
+    linear("feed_forward.w2.weight", &gated)
+}
+
+impl Model for Llama3 {
+    fn spec(&self) -> &spec::Model {
+        &self.spec
+    }
+
+    fn units(&self) -> &[UnitSpec] {
+        &self.units
+    }
+
+    fn blocks(&self) -> Range<usize> {
+        1..self.layers + 1
+    }
+
+    fn forward(&self, unit: usize, params: &Params, input: &Tensor) -> Result<Tensor> {
+        if unit == 0 {
+            let weight = params.get("tok_embeddings.weight")?;
+            return Ok(Tensor::f_embedding(weight, input, -1, false, false)?);
+        }
+        if unit <= self.layers {
+            return self.block(params, input);
+        }
+        let normed = self.norm(input, params.get("norm.weight")?)?;
+        Ok(normed.f_linear(params.get("output.weight")?, None::<&Tensor>)?)
+    }
+}

@@ -1,0 +1,84 @@
+//! Models as functions of one device: parameters by name and an input in, an output out. What a model is made of is in
+//! [`convert::spec::Model`]; a model here may not name a parameter that the spec does not have.
+
+mod llama3;
+mod rope;
+
+pub use llama3::Llama3;
+
+use crate::error::{Error, Result};
+use convert::spec;
+use tch::Tensor;
+
+/// What is gathered, computed and differentiated as one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UnitSpec {
+    /// What the names of its parameters begin with; a model names them without.
+    pub prefix: String,
+    /// Its parameters, as positions in the model's list.
+    pub params: Vec<usize>,
+}
+
+/// A model that can be trained.
+pub trait Model {
+    /// What it is made of.
+    fn spec(&self) -> &spec::Model;
+
+    /// Its units, in the order of the forward pass.
+    fn units(&self) -> &[UnitSpec];
+
+    /// The units whose activations may be computed again: the blocks.
+    fn blocks(&self) -> std::ops::Range<usize>;
+
+    /// The forward pass of a unit. The first takes tokens, int64 `[batch, sequence]`; the last gives logits
+    /// `[batch, sequence, vocabulary]`.
+    ///
+    /// Errors: what libtorch gives.
+    fn forward(&self, unit: usize, params: &Params, input: &Tensor) -> Result<Tensor>;
+}
+
+/// The whole parameters of one unit.
+#[derive(Debug)]
+pub struct Params<'a> {
+    names: &'a [String],
+    tensors: &'a [Tensor],
+}
+
+impl<'a> Params<'a> {
+    /// `names` without the unit's prefix, and a tensor for each.
+    pub fn new(names: &'a [String], tensors: &'a [Tensor]) -> Self {
+        Params { names, tensors }
+    }
+
+    /// One of them.
+    ///
+    /// Errors: [`Error::Usage`] where the unit has no such parameter: the model and its spec do not fit.
+    pub fn get(&self, name: &str) -> Result<&'a Tensor> {
+        let found = self.names.iter().position(|candidate| candidate == name);
+        found.map(|index| &self.tensors[index]).ok_or_else(|| {
+            Error::Usage(format!("the unit has no parameter `{name}`; it has {}", self.names.join(", ")))
+        })
+    }
+}
+
+/// The units of a stack of blocks: the embedding; each block; norm and head together.
+///
+/// Errors: [`Error::Usage`] where the spec has a parameter that belongs to none.
+fn units_of_stack(model: &spec::Model, layers: usize) -> Result<Vec<UnitSpec>> {
+    let unit = |prefix: &str| UnitSpec { prefix: prefix.to_owned(), params: Vec::new() };
+    let mut units = vec![unit("")];
+    units.extend((0..layers).map(|layer| unit(&format!("layers.{layer}."))));
+    units.push(unit(""));
+    for (index, param) in model.params.iter().enumerate() {
+        let of_layer = param.fqn.strip_prefix("layers.").and_then(|rest| rest.split_once('.'));
+        let of_layer: Option<usize> = of_layer.and_then(|(layer, _)| layer.parse().ok());
+        let unit = match (&*param.fqn, of_layer) {
+            ("tok_embeddings.weight", _) => 0,
+            ("norm.weight" | "output.weight", _) => layers + 1,
+            (_, Some(layer)) if layer < layers => layer + 1,
+            (fqn, _) => return Err(Error::Usage(format!("`{fqn}` belongs to no unit of {layers} layers"))),
+        };
+        units[unit].params.push(index);
+    }
+    Ok(units)
+}

@@ -1,0 +1,298 @@
+//! A unit whose parameters are shared out (Rajbhandari et al. 2020, ZeRO stage 3; PyTorch FSDP2's layout: every
+//! parameter on its own, cut along dim 0 in equal chunks, the last ones shorter or empty).
+//!
+//! What travels is one flat tensor per unit: of each parameter its chunk, filled up with zeros to the length of the
+//! first rank's. A whole parameter is a tensor whose memory is given up between its uses and comes back at the same
+//! address of the graph: what autograd saved of it stays valid.
+
+use crate::error::{Error, Result};
+use crate::ffi::autograd::{rewriting, take_grad};
+use crate::ffi::memory::{allocate_storage, free_storage, storage_byte_len};
+use crate::ffi::process_group::{ProcessGroup, ReduceOp, Work};
+use crate::groups::{Groups, rank, size};
+use std::sync::Arc;
+use tch::{Device, Kind, Tensor, no_grad};
+
+/// Types that a unit computes with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Precision {
+    /// Of whole parameters and activations (`training.mixed_precision_param`).
+    pub param: Kind,
+    /// In which gradients are summed (`training.mixed_precision_reduce`).
+    pub reduce: Kind,
+}
+
+/// One parameter.
+#[derive(Debug)]
+pub struct Param {
+    /// Its name in the whole model.
+    pub fqn: String,
+    /// Its whole shape.
+    pub shape: Vec<i64>,
+    /// This rank's rows, float32.
+    pub shard: Tensor,
+    /// Their gradient of this step.
+    pub grad: Option<Tensor>,
+    /// Where its chunk is in the flat tensor, and how many elements a chunk has.
+    flat_start: i64,
+    chunk_len: i64,
+}
+
+impl Param {
+    /// Elements of one row.
+    fn row_len(&self) -> i64 {
+        self.shape[1..].iter().product()
+    }
+}
+
+/// What is gathered, computed and differentiated as one.
+#[derive(Debug)]
+pub struct Unit {
+    /// Names of its parameters, without its prefix.
+    pub names: Vec<String>,
+    /// Its parameters.
+    pub params: Vec<Param>,
+    whole: Vec<Tensor>,
+    precision: Precision,
+    shard_group: Option<Arc<ProcessGroup>>,
+    replicate_group: Option<Arc<ProcessGroup>>,
+    /// Elements of the flat tensor of one rank.
+    flat_len: i64,
+    gathering: Option<Gathering>,
+    reducing: Option<Reducing>,
+}
+
+#[derive(Debug)]
+struct Gathering {
+    work: Option<Work>,
+    flat: Tensor,
+}
+
+#[derive(Debug)]
+struct Reducing {
+    work: Option<Work>,
+    /// What the sum goes into: of the shards, or of whole parameters where nothing is sharded.
+    flat: Tensor,
+}
+
+/// The rows of dim 0 that a rank holds, first and count (`torch.chunk`).
+pub fn rows_of(rows: i64, ranks: u32, rank: u32) -> (i64, i64) {
+    let chunk = rows.div_euclid(i64::from(ranks)) + i64::from(rows % i64::from(ranks) != 0);
+    let first = (chunk * i64::from(rank)).min(rows);
+    (first, chunk.min(rows - first))
+}
+
+impl Unit {
+    /// A unit of parameters `(fqn, name without the unit's prefix, whole shape)`, zeros so far.
+    ///
+    /// Errors: [`Error::Usage`] for a parameter without dims; what libtorch gives.
+    pub fn new(
+        params: impl IntoIterator<Item = (String, String, Vec<i64>)>,
+        groups: &Groups,
+        precision: Precision,
+        device: Device,
+    ) -> Result<Self> {
+        let (ranks, own) = (size(&groups.shard), rank(&groups.shard));
+        let mut unit = Unit {
+            names: Vec::new(),
+            params: Vec::new(),
+            whole: Vec::new(),
+            precision,
+            shard_group: groups.shard.clone(),
+            replicate_group: groups.replicate.clone(),
+            flat_len: 0,
+            gathering: None,
+            reducing: None,
+        };
+        for (fqn, name, shape) in params {
+            let Some(&rows) = shape.first() else {
+                return Err(Error::Usage(format!("`{fqn}` has no dim to be sharded along")));
+            };
+            let mut local = shape.clone();
+            local[0] = rows_of(rows, ranks, own).1;
+            let shard = Tensor::f_zeros(&local, (Kind::Float, device))?;
+            let chunk_len = rows_of(rows, ranks, 0).1 * shape[1..].iter().product::<i64>();
+            let param = Param { fqn, shape, shard, grad: None, flat_start: unit.flat_len, chunk_len };
+            unit.flat_len += chunk_len;
+            unit.names.push(name);
+            unit.params.push(param);
+        }
+        unit.whole = unit.params.iter().map(|param| unit.new_whole(param)).collect::<Result<_>>()?;
+        Ok(unit)
+    }
+
+    /// Whether what is computed with must be made of what is stored.
+    pub fn is_gathered(&self) -> bool {
+        self.shard_group.is_some() || self.precision.param != Kind::Float
+    }
+
+    /// The parameters to compute with, in the order of [`Unit::names`].
+    pub fn whole(&self) -> &[Tensor] {
+        &self.whole
+    }
+
+    fn new_whole(&self, param: &Param) -> Result<Tensor> {
+        if !self.is_gathered() {
+            return Ok(param.shard.shallow_clone().set_requires_grad(true));
+        }
+        let whole = Tensor::f_empty(&param.shape, (self.precision.param, param.shard.device()))?;
+        free_storage(&whole)?;
+        Ok(whole.set_requires_grad(true))
+    }
+
+    /// Begins to make the parameters whole.
+    ///
+    /// Errors: what the collective gives.
+    pub fn gather(&mut self) -> Result<()> {
+        let Some(group) = self.shard_group.clone() else {
+            self.gathering = Some(Gathering { work: None, flat: Tensor::new() });
+            return Ok(());
+        };
+        no_grad(|| {
+            let options = (self.precision.param, self.device());
+            let own = Tensor::f_zeros([self.flat_len], options)?;
+            for param in &self.params {
+                let len = param.shard.numel() as i64;
+                own.f_narrow(0, param.flat_start, len)?.f_copy_(&param.shard.f_flatten(0, -1)?)?;
+            }
+            let flat = Tensor::f_empty([i64::from(group.size()), self.flat_len], options)?;
+            let work = Some(group.all_gather_into(&flat.f_flatten(0, 1)?, &own)?);
+            self.gathering = Some(Gathering { work, flat });
+            Ok(())
+        })
+    }
+
+    /// Waits until they are.
+    ///
+    /// Errors: what the collective gives.
+    pub fn wait_gathered(&mut self) -> Result<()> {
+        let Some(Gathering { work, flat }) = self.gathering.take() else { return Ok(()) };
+        work.map_or(Ok(()), Work::wait)?;
+        let is_sharded = self.shard_group.is_some();
+        for (param, whole) in self.params.iter().zip(&self.whole) {
+            let byte_len = whole.numel() * whole.kind().elt_size_in_bytes();
+            if storage_byte_len(whole)? != byte_len {
+                allocate_storage(whole, byte_len)?;
+            }
+            // The same content as when autograd saved it.
+            rewriting(&[whole], || -> Result<()> {
+                no_grad(|| {
+                    let source = match is_sharded {
+                        false => param.shard.shallow_clone(),
+                        true => {
+                            let chunks = flat.f_narrow(1, param.flat_start, param.chunk_len)?;
+                            let mut shape = param.shape.clone();
+                            shape[0] = -1;
+                            chunks.f_reshape(&shape)?.f_narrow(0, 0, param.shape[0])?
+                        }
+                    };
+                    whole.detach().f_copy_(&source)?;
+                    Ok(())
+                })
+            })??;
+        }
+        Ok(())
+    }
+
+    /// Gives up the memory of the whole parameters.
+    ///
+    /// Errors: what libtorch gives.
+    pub fn free(&mut self) -> Result<()> {
+        self.whole.iter().try_for_each(free_storage)
+    }
+
+    /// Begins to sum the gradients of the whole parameters over all ranks with other data.
+    ///
+    /// Errors: what the collectives give.
+    pub fn reduce(&mut self) -> Result<()> {
+        let grads = self.whole.iter().map(take_grad).collect::<Result<Vec<_>>>()?;
+        let reducing = no_grad(|| match (&self.shard_group, &self.replicate_group) {
+            (None, None) => {
+                for (param, grad) in self.params.iter_mut().zip(grads) {
+                    add(&mut param.grad, grad, &param.shard)?;
+                }
+                Ok::<_, Error>(None)
+            }
+            (Some(shard), _) => {
+                let whole = self.flat_grads(&grads, shard.size())?;
+                let flat = Tensor::f_empty([self.flat_len], (self.precision.reduce, self.device()))?;
+                let work = shard.reduce_scatter(&flat, &whole, ReduceOp::Sum)?;
+                Ok(Some(Reducing { work: Some(work), flat }))
+            }
+            (None, Some(replicate)) => {
+                let flat = self.flat_grads(&grads, 1)?;
+                let work = replicate.all_reduce(&flat, ReduceOp::Sum)?;
+                Ok(Some(Reducing { work: Some(work), flat }))
+            }
+        })?;
+        self.reducing = reducing;
+        Ok(())
+    }
+
+    /// Waits for the sum, and adds it to the gradients of the shards.
+    ///
+    /// Errors: what the collectives give.
+    pub fn finish_reduce(&mut self) -> Result<()> {
+        let Some(Reducing { work, flat }) = self.reducing.take() else { return Ok(()) };
+        work.map_or(Ok(()), Work::wait)?;
+        if let (Some(_), Some(replicate)) = (&self.shard_group, &self.replicate_group) {
+            replicate.all_reduce(&flat, ReduceOp::Sum)?.wait()?;
+        }
+        no_grad(|| {
+            for param in &mut self.params {
+                let len = param.shard.numel() as i64;
+                let sum = flat.f_narrow(0, param.flat_start, len)?.f_view(param.shard.size().as_slice())?;
+                add(&mut param.grad, Some(sum), &param.shard)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The gradients of whole parameters, `[ranks * flat_len]`: the flat tensors of the ranks, one after the other.
+    fn flat_grads(&self, grads: &[Option<Tensor>], ranks: u32) -> Result<Tensor> {
+        let flat =
+            Tensor::f_zeros([i64::from(ranks), self.flat_len], (self.precision.reduce, self.device()))?;
+        for (param, grad) in self.params.iter().zip(grads) {
+            let Some(grad) = grad else { continue };
+            let (rows, row_len) = (param.shape[0], param.row_len());
+            for to in 0..ranks {
+                let (first, count) = rows_of(rows, ranks, to);
+                if count > 0 {
+                    let target = flat.f_get(i64::from(to))?.f_narrow(0, param.flat_start, count * row_len)?;
+                    target
+                        .f_view([count, row_len])?
+                        .f_copy_(&grad.f_view([rows, row_len])?.f_narrow(0, first, count)?)?;
+                }
+            }
+        }
+        Ok(flat.f_flatten(0, 1)?)
+    }
+
+    fn device(&self) -> Device {
+        self.params.first().map_or(Device::Cpu, |param| param.shard.device())
+    }
+}
+
+/// Adds to a gradient of a shard, in the shard's type; none is zero.
+fn add(grad: &mut Option<Tensor>, sum: Option<Tensor>, shard: &Tensor) -> Result<()> {
+    let Some(sum) = sum else { return Ok(()) };
+    match grad {
+        Some(grad) => drop(grad.f_add_(&sum)?),
+        None => *grad = Some(sum.f_to_kind(shard.kind())?),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_cut_as_torch_chunk_does() {
+        let rows = |rows, ranks| (0..ranks).map(|rank| rows_of(rows, ranks, rank)).collect::<Vec<_>>();
+        assert_eq!(rows(7, 3), [(0, 3), (3, 3), (6, 1)]);
+        assert_eq!(rows(4, 3), [(0, 2), (2, 2), (4, 0)]);
+        assert_eq!(rows(2, 4), [(0, 1), (1, 1), (2, 0), (2, 0)]);
+        assert_eq!(rows(6, 2), [(0, 3), (3, 3)]);
+    }
+}
