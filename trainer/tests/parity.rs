@@ -15,6 +15,7 @@ use job::program::{Plan, Reduction, Reshard, UnitPlan, build, check};
 use std::sync::Arc;
 use support::{LONG, Rank, numbers, run_well};
 use tch::{Device, Kind, Tensor};
+use trainer::ffi::rng;
 use trainer::groups::Groups;
 use trainer::model::{Llama3, Model};
 use trainer::optimizer::{Optimizer, Rule, Settings};
@@ -153,6 +154,8 @@ fn compare(found: &[(f64, f64)]) {
 }
 
 fn alone(cut: Cut) {
+    // Threads of libtorch that wait for each other are slow where tests share the cores.
+    rng::set_threads(1).unwrap();
     compare(&train(&Groups::default(), 0, cut));
 }
 

@@ -190,8 +190,8 @@ fn hostile_connections_harm_nobody() {
     for words in after_welcome {
         let mut connection = welcomed(&server);
         connection.write_all(words).unwrap();
-        connection.shutdown(std::net::Shutdown::Write).unwrap();
-        // Closed without a word, perhaps with a reset for the bytes not read.
+        // Closed without a word, perhaps with a reset for the bytes not read, and perhaps by now.
+        let _ = connection.shutdown(std::net::Shutdown::Write);
         let mut said = Vec::new();
         let _ = connection.read_to_end(&mut said);
         assert_eq!(said, b"", "{words:?}");
