@@ -2,8 +2,8 @@
 //! parameter on its own, cut along dim 0 in equal chunks, the last ones shorter or empty).
 //!
 //! What travels is one flat tensor per unit: of each parameter its chunk, filled up with zeros to the length of the
-//! first rank's. A whole parameter is a tensor whose memory is given up between its uses and comes back at the same
-//! address of the graph: what autograd saved of it stays valid.
+//! first rank's. The memory of a whole parameter is given up between its uses and comes back with the same content, in the
+//! same tensor: what autograd saved of it stays valid.
 
 use crate::error::{Error, Result};
 use crate::ffi::autograd::{rewriting, take_grad};

@@ -42,6 +42,7 @@ struct Cut {
     recompute: usize,
     reshard: Reshard,
     reduction: Reduction,
+    param: Kind,
 }
 
 const ONE: Cut = Cut {
@@ -51,6 +52,7 @@ const ONE: Cut = Cut {
     recompute: 0,
     reshard: Reshard::Default,
     reduction: Reduction::EveryMicrobatch,
+    param: Kind::Float,
 };
 
 /// Text, in microbatches.
@@ -101,7 +103,7 @@ fn schedule() -> Schedule {
 fn train(groups: &Groups, rank: u32, cut: Cut) -> Vec<(f64, f64)> {
     let spec = convert::families::by_name("llama3:debugmodel").unwrap();
     let model = Llama3::new(spec, SEQ_LEN, Device::Cpu).unwrap();
-    let precision = Precision { param: Kind::Float, reduce: Kind::Float };
+    let precision = Precision { param: cut.param, reduce: Kind::Float };
     let units = begin::units(&model, groups, precision, Device::Cpu, 7).unwrap();
     let gathered = units[0].is_gathered();
     let plan = Plan {
@@ -134,6 +136,15 @@ fn train(groups: &Groups, rank: u32, cut: Cut) -> Vec<(f64, f64)> {
             (numbers(&loss)[0], report.grad_norm)
         })
         .collect()
+}
+
+/// Bfloat16 has three digits: the same course, not the same figures.
+fn compare_roughly(found: &[(f64, f64)]) {
+    for (step, &(loss, grad_norm)) in found.iter().enumerate() {
+        assert!((loss - LOSSES[step]).abs() < 0.01, "step {}: {loss}, in float32 {}", step + 1, LOSSES[step]);
+        let off = (grad_norm - GRAD_NORMS[step]).abs() / GRAD_NORMS[step];
+        assert!(off < 0.02, "step {}: {grad_norm}, in float32 {}", step + 1, GRAD_NORMS[step]);
+    }
 }
 
 fn compare(found: &[(f64, f64)]) {
@@ -214,4 +225,16 @@ fn two_copies_of_two_shards() {
     run_well("two_copies_of_two_shards", 4, |rank| {
         on_mesh(rank, Cut { dp_replicate: 2, dp_shard: 2, ..ONE });
     });
+}
+
+#[test]
+fn bfloat16_goes_the_same_way() {
+    let cut = Cut { param: Kind::BFloat16, recompute: 2, reshard: Reshard::Always, ..ONE };
+    run_well("bfloat16_goes_the_same_way", 2, |rank| {
+        let degrees = Degrees { pp: 1, dp_replicate: 1, dp_shard: 2, cp: 1, tp: 1 };
+        let groups = Groups::of_mesh(rank.group("world", LONG).unwrap(), &mesh_of(degrees).unwrap()).unwrap();
+        compare_roughly(&train(&groups, rank.rank, Cut { microbatches: 2, ..cut }));
+    });
+    rng::set_threads(1).unwrap();
+    compare_roughly(&train(&Groups::default(), 0, cut));
 }
