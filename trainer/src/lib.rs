@@ -1,6 +1,8 @@
 //! The trainer: the program of a step, run on libtorch.
 
 pub mod begin;
+pub mod checkpoint;
+pub mod coordinate;
 pub mod error;
 pub mod ffi;
 pub mod groups;

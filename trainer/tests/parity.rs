@@ -4,138 +4,30 @@
 //! `titan-ckpt seed --model llama3:debugmodel --seed 7 --to dcp`, on the corpus and tokenizer of `fixtures/text/words`,
 //! with four sequences of 256 tokens a step, AdamW, learning rate 8e-4, two steps of warm-up, decay over 80 %.
 
+mod llama;
 mod support;
 
-use data::{Corpus, DataOptions, Dataset, Loader, Tokenizer};
-use dcp::plan::{Degrees, mesh_of};
-use dcp::storage::open_url;
-use job::config::Config;
-use job::lr::Schedule;
-use job::program::{Plan, Reduction, Reshard, UnitPlan, build, check};
-use std::sync::Arc;
-use support::{LONG, Rank, numbers, run_well};
-use tch::{Device, Kind, Tensor};
+use dcp::plan::mesh_of;
+use job::program::{Reduction, Reshard};
+use llama::{Cut, ONE, STEPS, Training, model};
+use support::{LONG, Rank, run_well};
+use tch::Kind;
 use trainer::ffi::rng;
 use trainer::groups::Groups;
-use trainer::model::{Llama3, Model};
-use trainer::optimizer::{Optimizer, Rule, Settings};
-use trainer::run::{Runner, Sequences, Surroundings};
-use trainer::shard::Precision;
-use trainer::{Result, begin};
 
 const LOSSES: [f64; 10] =
     [8.13325, 8.08065, 8.02382, 7.92201, 7.79097, 7.70003, 7.44637, 7.25987, 7.10538, 6.93684];
 const GRAD_NORMS: [f64; 10] =
     [0.5486, 0.5534, 0.5629, 0.6058, 0.6785, 0.8315, 0.9802, 1.1391, 1.1956, 1.2258];
 const TOLERANCE: f64 = 1e-4;
-const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/text/words");
-const SEQ_LEN: i64 = 256;
-const GLOBAL_BATCH: u32 = 4;
 
-/// How a run is cut.
-#[derive(Clone, Copy)]
-struct Cut {
-    dp_replicate: u32,
-    dp_shard: u32,
-    microbatches: u32,
-    /// Every so-many-th block is computed again; 0 for none.
-    recompute: usize,
-    reshard: Reshard,
-    reduction: Reduction,
-    param: Kind,
-}
-
-const ONE: Cut = Cut {
-    dp_replicate: 1,
-    dp_shard: 1,
-    microbatches: 1,
-    recompute: 0,
-    reshard: Reshard::Default,
-    reduction: Reduction::EveryMicrobatch,
-    param: Kind::Float,
-};
-
-/// Text, in microbatches.
-struct Text {
-    loader: Loader,
-    microbatches: i64,
-}
-
-impl Text {
-    fn new(rank: u32, ranks: u32, microbatches: u32) -> Self {
-        let place = |name: &str| open_url(&format!("{FIXTURE}/{name}")).unwrap();
-        let corpus = Corpus::open(Dataset::find("c4_test").unwrap(), &place("corpus")).unwrap();
-        let tokenizer = Tokenizer::open(&place("tokenizer")).unwrap();
-        let options = DataOptions {
-            rank: rank.into(),
-            ranks: ranks.into(),
-            ..DataOptions::new(
-                Arc::new(corpus),
-                Arc::new(tokenizer),
-                SEQ_LEN as usize,
-                u64::from(GLOBAL_BATCH),
-            )
-        };
-        Text { loader: Loader::open(&options).unwrap(), microbatches: microbatches.into() }
-    }
-}
-
-impl Surroundings for Text {
-    fn load_batch(&mut self) -> Result<Vec<Sequences>> {
-        let step = self.loader.next_step().unwrap().unwrap();
-        let tensor = |tokens: &[i64]| Tensor::from_slice(tokens).view([self.microbatches, -1, SEQ_LEN]);
-        let (inputs, labels) = (tensor(&step.inputs), tensor(&step.labels));
-        let microbatch = |index| Sequences { inputs: inputs.get(index), labels: labels.get(index) };
-        Ok((0..self.microbatches).map(microbatch).collect())
-    }
-
-    fn wait_staged(&mut self) -> Result<()> {
-        Ok(())
-    }
-}
-
-fn schedule() -> Schedule {
-    let toml = "[lr_scheduler]\nwarmup_steps = 2\ndecay_ratio = 0.8\n[training]\nsteps = 10\n";
-    Schedule::new(&Config::from_toml(toml, "parity.toml".as_ref()).unwrap().config)
+fn groups(rank: &Rank, cut: Cut) -> Groups {
+    Groups::of_mesh(rank.group("world", LONG).unwrap(), &mesh_of(cut.degrees()).unwrap()).unwrap()
 }
 
 /// Loss over all ranks and gradient norm of every step.
 fn train(groups: &Groups, rank: u32, cut: Cut) -> Vec<(f64, f64)> {
-    let spec = convert::families::by_name("llama3:debugmodel").unwrap();
-    let model = Llama3::new(spec, SEQ_LEN, Device::Cpu).unwrap();
-    let precision = Precision { param: cut.param, reduce: Kind::Float };
-    let units = begin::units(&model, groups, precision, Device::Cpu, 7).unwrap();
-    let gathered = units[0].is_gathered();
-    let plan = Plan {
-        units: (0..units.len())
-            .map(|unit| UnitPlan {
-                recompute: cut.recompute > 0 && model.blocks().contains(&unit) && unit % cut.recompute == 0,
-            })
-            .collect(),
-        microbatches: cut.microbatches,
-        gathered,
-        reshard: cut.reshard,
-        prefetch_units: 1,
-        reduction: cut.reduction,
-        reductions_max: 1,
-    };
-    let program = build(&plan);
-    check(&program, gathered).unwrap();
-    let optimizer = Optimizer::new(Rule::AdamW, &units).unwrap();
-    let mut runner = Runner::new(&model, groups, units, optimizer, 1.0);
-    let mut text = Text::new(rank, groups.data_ranks(), cut.microbatches);
-    let schedule = schedule();
-    (0..LOSSES.len() as u64)
-        .map(|step| {
-            let lr = 8e-4 * schedule.factor(step);
-            let settings = Settings { lr, betas: (0.9, 0.95), eps: 1e-8, weight_decay: 0.1 };
-            let report = runner.step(&program, settings, &mut text).unwrap();
-            assert_eq!(report.global_valid_tokens, u64::from(GLOBAL_BATCH) * SEQ_LEN as u64);
-            let loss = Tensor::from(report.loss);
-            groups.sum_over_data(&loss).unwrap();
-            (numbers(&loss)[0], report.grad_norm)
-        })
-        .collect()
+    Training::new(&model(), groups, rank, cut, &[]).until(STEPS)
 }
 
 /// Bfloat16 has three digits: the same course, not the same figures.
@@ -171,8 +63,7 @@ fn alone(cut: Cut) {
 }
 
 fn on_mesh(rank: &Rank, cut: Cut) {
-    let degrees = Degrees { pp: 1, dp_replicate: cut.dp_replicate, dp_shard: cut.dp_shard, cp: 1, tp: 1 };
-    let groups = Groups::of_mesh(rank.group("world", LONG).unwrap(), &mesh_of(degrees).unwrap()).unwrap();
+    let groups = groups(rank, cut);
     // Data-parallel ranks in the order of the mesh.
     compare(&train(&groups, rank.rank, cut));
 }
@@ -231,9 +122,8 @@ fn two_copies_of_two_shards() {
 fn bfloat16_goes_the_same_way() {
     let cut = Cut { param: Kind::BFloat16, recompute: 2, reshard: Reshard::Always, ..ONE };
     run_well("bfloat16_goes_the_same_way", 2, |rank| {
-        let degrees = Degrees { pp: 1, dp_replicate: 1, dp_shard: 2, cp: 1, tp: 1 };
-        let groups = Groups::of_mesh(rank.group("world", LONG).unwrap(), &mesh_of(degrees).unwrap()).unwrap();
-        compare_roughly(&train(&groups, rank.rank, Cut { microbatches: 2, ..cut }));
+        let cut = Cut { dp_shard: 2, microbatches: 2, ..cut };
+        compare_roughly(&train(&groups(rank, cut), rank.rank, cut));
     });
     rng::set_threads(1).unwrap();
     compare_roughly(&train(&Groups::default(), 0, cut));

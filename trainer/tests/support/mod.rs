@@ -12,7 +12,7 @@ use trainer::ffi::rng;
 use trainer::ffi::store::{Store, TcpOptions};
 
 /// Longer than anything takes on a machine that is busy; a test that hangs ends by it.
-pub const LONG: Duration = Duration::from_secs(120);
+pub const LONG: Duration = Duration::from_secs(300);
 const RANK: &str = "TITAN_TEST_RANK";
 const SIZE: &str = "TITAN_TEST_SIZE";
 const PORT: &str = "TITAN_TEST_PORT";

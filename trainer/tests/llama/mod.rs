@@ -1,0 +1,156 @@
+//! The small Llama on the text of `fixtures/text/words`: what every test of training runs.
+
+use crate::support::numbers;
+use data::{Corpus, DataOptions, Dataset, Loader, State, Tokenizer};
+use dcp::plan::Degrees;
+use dcp::save::Saving;
+use dcp::storage::open_url;
+use job::config::Config;
+use job::lr::Schedule;
+use job::program::{Plan, Program, Reduction, Reshard, UnitPlan, build, check};
+use std::sync::Arc;
+use tch::{Device, Kind, Tensor};
+use trainer::groups::Groups;
+use trainer::model::{Llama3, Model};
+use trainer::optimizer::{Optimizer, Rule, Settings};
+use trainer::run::{Runner, Sequences, Surroundings};
+use trainer::shard::Precision;
+use trainer::{Result, begin};
+
+/// Steps of a run, which the learning rate is planned for.
+pub const STEPS: u64 = 10;
+const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/text/words");
+const SEQ_LEN: i64 = 256;
+const GLOBAL_BATCH: u32 = 4;
+
+/// How a run is cut.
+#[derive(Clone, Copy)]
+pub struct Cut {
+    pub dp_replicate: u32,
+    pub dp_shard: u32,
+    pub microbatches: u32,
+    /// Every so-many-th block is computed again; 0 for none.
+    pub recompute: usize,
+    pub reshard: Reshard,
+    pub reduction: Reduction,
+    pub param: Kind,
+}
+
+pub const ONE: Cut = Cut {
+    dp_replicate: 1,
+    dp_shard: 1,
+    microbatches: 1,
+    recompute: 0,
+    reshard: Reshard::Default,
+    reduction: Reduction::EveryMicrobatch,
+    param: Kind::Float,
+};
+
+impl Cut {
+    pub fn degrees(self) -> Degrees {
+        Degrees { pp: 1, dp_replicate: self.dp_replicate, dp_shard: self.dp_shard, cp: 1, tp: 1 }
+    }
+}
+
+pub fn model() -> Llama3 {
+    let spec = convert::families::by_name("llama3:debugmodel").unwrap();
+    Llama3::new(spec, SEQ_LEN, Device::Cpu).unwrap()
+}
+
+/// Text, in microbatches, and the save that may be under way.
+pub struct Text {
+    pub loader: Loader,
+    pub saving: Option<Saving>,
+    microbatches: i64,
+}
+
+impl Text {
+    /// From the beginning, or from where the ranks of another run were.
+    fn new(rank: u32, ranks: u32, microbatches: u32, from: &[String]) -> Self {
+        let place = |name: &str| open_url(&format!("{FIXTURE}/{name}")).unwrap();
+        let corpus = Corpus::open(Dataset::find("c4_test").unwrap(), &place("corpus")).unwrap();
+        let tokenizer = Tokenizer::open(&place("tokenizer")).unwrap();
+        let (corpus, tokenizer) = (Arc::new(corpus), Arc::new(tokenizer));
+        let options = DataOptions::new(corpus, tokenizer, SEQ_LEN as usize, u64::from(GLOBAL_BATCH));
+        let options = DataOptions { rank: rank.into(), ranks: ranks.into(), ..options };
+        let loader = match from {
+            [] => Loader::open(&options).unwrap(),
+            from => {
+                let states = from.iter().map(|json| State::from_json(json).unwrap()).collect();
+                Loader::resume(&options, &State::merge(states).unwrap()).unwrap()
+            }
+        };
+        Text { loader, saving: None, microbatches: microbatches.into() }
+    }
+}
+
+impl Surroundings for Text {
+    fn load_batch(&mut self) -> Result<Vec<Sequences>> {
+        let step = self.loader.next_step().unwrap().unwrap();
+        let tensor = |tokens: &[i64]| Tensor::from_slice(tokens).view([self.microbatches, -1, SEQ_LEN]);
+        let (inputs, labels) = (tensor(&step.inputs), tensor(&step.labels));
+        let microbatch = |index| Sequences { inputs: inputs.get(index), labels: labels.get(index) };
+        Ok((0..self.microbatches).map(microbatch).collect())
+    }
+
+    fn wait_staged(&mut self) -> Result<()> {
+        self.saving.iter().for_each(Saving::wait_staged);
+        Ok(())
+    }
+}
+
+/// A run on one rank.
+pub struct Training<'a> {
+    pub runner: Runner<'a>,
+    pub text: Text,
+    pub step: u64,
+    groups: &'a Groups,
+    program: Program,
+    schedule: Schedule,
+}
+
+impl<'a> Training<'a> {
+    /// Parameters as seed 7 makes them; text from the beginning, or from where another run was.
+    pub fn new(model: &'a Llama3, groups: &'a Groups, rank: u32, cut: Cut, from: &[String]) -> Self {
+        let precision = Precision { param: cut.param, reduce: Kind::Float };
+        let units = begin::units(model, groups, precision, Device::Cpu, 7).unwrap();
+        let gathered = units[0].is_gathered();
+        let is_recomputed = |unit: usize| {
+            cut.recompute > 0 && model.blocks().contains(&unit) && unit.is_multiple_of(cut.recompute)
+        };
+        let plan = Plan {
+            units: (0..units.len()).map(|unit| UnitPlan { recompute: is_recomputed(unit) }).collect(),
+            microbatches: cut.microbatches,
+            gathered,
+            reshard: cut.reshard,
+            prefetch_units: 1,
+            reduction: cut.reduction,
+            reductions_max: 1,
+        };
+        let program = build(&plan);
+        check(&program, gathered).unwrap();
+        let optimizer = Optimizer::new(Rule::AdamW, &units).unwrap();
+        let runner = Runner::new(model, groups, units, optimizer, 1.0);
+        let text = Text::new(rank, groups.data_ranks(), cut.microbatches, from);
+        let toml =
+            format!("[lr_scheduler]\nwarmup_steps = 2\ndecay_ratio = 0.8\n[training]\nsteps = {STEPS}\n");
+        let schedule = Schedule::new(&Config::from_toml(&toml, "llama.toml".as_ref()).unwrap().config);
+        Training { runner, text, step: 0, groups, program, schedule }
+    }
+
+    /// Loss over all ranks and gradient norm of every step up to this one.
+    pub fn until(&mut self, end: u64) -> Vec<(f64, f64)> {
+        let mut found = Vec::new();
+        while self.step < end {
+            let lr = 8e-4 * self.schedule.factor(self.step);
+            let settings = Settings { lr, betas: (0.9, 0.95), eps: 1e-8, weight_decay: 0.1 };
+            let report = self.runner.step(&self.program, settings, &mut self.text).unwrap();
+            assert_eq!(report.global_valid_tokens, u64::from(GLOBAL_BATCH) * SEQ_LEN as u64);
+            let loss = Tensor::from(report.loss);
+            self.groups.sum_over_data(&loss).unwrap();
+            found.push((numbers(&loss)[0], report.grad_norm));
+            self.step += 1;
+        }
+        found
+    }
+}

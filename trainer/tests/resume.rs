@@ -1,0 +1,124 @@
+//! A run that is saved in the background while it goes on, and resumed: on the same mesh with the same bits, on another with
+//! the same text and the same losses but for the order of sums.
+
+mod llama;
+mod support;
+
+use dcp::coordinate::{Alone, Coordinator, Peers};
+use dcp::format;
+use dcp::plan::mesh_of;
+use dcp::save::{SaveOptions, Saver};
+use dcp::storage::{Place, open_url};
+use llama::{Cut, ONE, STEPS, Training, model};
+use std::sync::Arc;
+use std::time::Duration;
+use support::{LONG, Rank, numbers, run_well};
+use trainer::checkpoint::{self, Progress};
+use trainer::coordinate::StoreKeys;
+use trainer::ffi::rng;
+use trainer::groups::Groups;
+
+const SAVED: u64 = 5;
+const TOLERANCE: f64 = 1e-5;
+
+/// A rank's way to the others, and where it trains.
+struct Job<'a> {
+    groups: &'a Groups,
+    coordinator: Arc<dyn Coordinator>,
+    rank: u32,
+    cut: Cut,
+}
+
+impl Job<'_> {
+    /// Trains to the end, saving on the way; gives the losses from the save on, and the last parameters.
+    fn train_and_save(&self, run: &Place, format: &str) -> (Vec<(f64, f64)>, Vec<f64>) {
+        let model = model();
+        let mut training = Training::new(&model, self.groups, self.rank, self.cut, &[]);
+        training.until(SAVED);
+        let options = SaveOptions::new(format::by_name(format).unwrap());
+        let mut saver = Saver::new(run.clone(), options, self.coordinator.clone()).unwrap();
+        let data = vec![training.text.loader.state().to_json().unwrap()];
+        let progress = Progress { step: SAVED, data };
+        let runner = &training.runner;
+        let degrees = self.cut.degrees();
+        let state =
+            checkpoint::state(&runner.units, &runner.optimizer, degrees, self.rank, &progress).unwrap();
+        training.text.saving = Some(saver.save(SAVED, state).unwrap());
+        let losses = training.until(STEPS);
+        training.text.saving.take().unwrap().wait_done().unwrap();
+        (losses, parameters(&training))
+    }
+
+    fn resume(&self, run: &Place, tag: &str) -> (Vec<(f64, f64)>, Vec<f64>) {
+        let model = model();
+        let begun = Training::new(&model, self.groups, self.rank, self.cut, &[]);
+        let (runner, degrees) = (&begun.runner, self.cut.degrees());
+        let progress =
+            checkpoint::load(run, &*self.coordinator, tag, &runner.units, &runner.optimizer, degrees)
+                .unwrap();
+        assert_eq!(progress.step, SAVED);
+        let mut training = Training::new(&model, self.groups, self.rank, self.cut, &progress.data);
+        (training.step, training.runner) = (progress.step, begun.runner);
+        let losses = training.until(STEPS);
+        (losses, parameters(&training))
+    }
+}
+
+fn parameters(training: &Training) -> Vec<f64> {
+    let params = training.runner.units.iter().flat_map(|unit| &unit.params);
+    params.flat_map(|param| numbers(&param.shard)).collect()
+}
+
+fn close(found: &[(f64, f64)], expected: &[(f64, f64)]) {
+    for ((loss, norm), (expected_loss, expected_norm)) in found.iter().zip(expected) {
+        let off = |found: &f64, expected: &f64| (found - expected).abs() / expected;
+        assert!(off(loss, expected_loss) <= TOLERANCE, "{loss}, expected {expected_loss}");
+        assert!(off(norm, expected_norm) <= 10.0 * TOLERANCE, "{norm}, expected {expected_norm}");
+    }
+    assert_eq!(found.len(), expected.len());
+}
+
+fn saved_and_resumed(rank: &Rank, format: &str) {
+    // Rank 0 makes the folder, and removes it when all are done.
+    let folder = (rank.rank == 0).then(|| tempfile::tempdir().unwrap());
+    if let Some(folder) = &folder {
+        rank.store.set("folder", folder.path().to_str().unwrap().as_bytes()).unwrap();
+    }
+    let path = String::from_utf8(rank.store.get("folder", LONG).unwrap()).unwrap();
+    let run = open_url(&format!("{path}/two")).unwrap();
+
+    let cut = Cut { dp_shard: 2, ..ONE };
+    let groups =
+        Groups::of_mesh(rank.group("world", LONG).unwrap(), &mesh_of(cut.degrees()).unwrap()).unwrap();
+    let keys = StoreKeys::new(Arc::new(rank.store.prefix("save").unwrap()));
+    let peers = Peers::new(Arc::new(keys), rank.rank, rank.size, Duration::from_secs(60)).unwrap();
+    let two = Job { groups: &groups, coordinator: Arc::new(peers), rank: rank.rank, cut };
+    let (losses, last) = two.train_and_save(&run, format);
+    assert!(two.resume(&run, "first") == (losses.clone(), last.clone()), "the same mesh gives the same bits");
+    assert!(two.resume(&run, "second") == (losses.clone(), last), "a second time as the first");
+
+    if rank.rank == 0 {
+        let nobody = Groups::default();
+        let one = Job { groups: &nobody, coordinator: Arc::new(Alone), rank: 0, cut: ONE };
+        close(&one.resume(&run, "alone").0, &losses);
+        one.train_and_save(&open_url(&format!("{path}/one")).unwrap(), format);
+    }
+    two.coordinator.meet("the run of one rank is saved").unwrap();
+    close(&two.resume(&open_url(&format!("{path}/one")).unwrap(), "from one").0, &losses);
+    two.coordinator.meet("done").unwrap();
+}
+
+#[test]
+fn a_run_goes_on_from_what_it_saved_in_the_native_format() {
+    rng::set_threads(1).unwrap();
+    run_well("a_run_goes_on_from_what_it_saved_in_the_native_format", 2, |rank| {
+        saved_and_resumed(rank, "titan");
+    });
+}
+
+#[test]
+fn a_run_goes_on_from_what_it_saved_in_the_format_of_pytorch() {
+    run_well("a_run_goes_on_from_what_it_saved_in_the_format_of_pytorch", 2, |rank| {
+        saved_and_resumed(rank, "dcp");
+    });
+}
