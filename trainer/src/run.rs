@@ -8,7 +8,7 @@ use crate::groups::Groups;
 use crate::model::{Model, Params};
 use crate::optimizer::{Optimizer, Settings};
 use crate::shard::Unit;
-use job::program::{Instruction, Keep, Microbatch, Program};
+use job::program::{Instruction, Keep, Microbatch, Program, check};
 use std::collections::BTreeMap;
 use tch::{Device, Kind, Reduction, Tensor, no_grad, with_grad};
 
@@ -54,6 +54,8 @@ pub struct Runner<'a> {
     pub units: Vec<Unit>,
     /// Its optimizer.
     pub optimizer: Optimizer,
+    /// Checked: what is computed with memory that was given up cannot be caught later.
+    program: Program,
     max_norm: f64,
 }
 
@@ -79,26 +81,31 @@ struct Step {
 }
 
 impl<'a> Runner<'a> {
-    /// A model's parameters on this rank, its optimizer, and the most norm that its gradients may have.
+    /// A model's parameters on this rank, its optimizer, the program of its steps, and the most norm that its gradients may
+    /// have.
+    ///
+    /// Errors: [`Error::Usage`] for a program that is wrong, or of another number of units.
     pub fn new(
         model: &'a dyn Model,
         groups: &'a Groups,
         units: Vec<Unit>,
         optimizer: Optimizer,
+        program: Program,
         max_norm: f64,
-    ) -> Self {
-        Runner { model, groups, units, optimizer, max_norm }
+    ) -> Result<Self> {
+        if program.units as usize != units.len() {
+            let (found, expected) = (program.units, units.len());
+            return Err(Error::Usage(format!("a program of {found} units for a model of {expected}")));
+        }
+        let is_gathered = units.iter().any(Unit::is_gathered);
+        check(&program, is_gathered).map_err(|fault| Error::Usage(format!("the step's program: {fault}")))?;
+        Ok(Runner { model, groups, units, optimizer, program, max_norm })
     }
 
     /// Runs one step.
     ///
     /// Errors: what any part of it gives; parameters and optimizer are then as before, unless the optimizer failed.
-    pub fn step(
-        &mut self,
-        program: &Program,
-        settings: Settings,
-        surroundings: &mut dyn Surroundings,
-    ) -> Result<StepReport> {
+    pub fn step(&mut self, settings: Settings, surroundings: &mut dyn Surroundings) -> Result<StepReport> {
         let mut step = Step {
             settings,
             batch: Vec::new(),
@@ -110,8 +117,8 @@ impl<'a> Runner<'a> {
             loss: None,
             grad_norm: 0.0,
         };
-        for instruction in &program.instructions {
-            self.carry_out(*instruction, &mut step, surroundings)?;
+        for at in 0..self.program.instructions.len() {
+            self.carry_out(self.program.instructions[at], &mut step, surroundings)?;
         }
         let loss = step.loss.map_or(Ok(0.0), |loss| f64::try_from(&loss))?;
         Ok(StepReport {

@@ -8,12 +8,16 @@ mod llama;
 mod support;
 
 use dcp::plan::mesh_of;
-use job::program::{Reduction, Reshard};
+use job::program::{Plan, Reduction, Reshard, UnitPlan, build};
 use llama::{Cut, ONE, STEPS, Training, model};
 use support::{LONG, Rank, run_well};
-use tch::Kind;
+use tch::{Device, Kind};
+use trainer::begin;
 use trainer::ffi::rng;
 use trainer::groups::Groups;
+use trainer::optimizer::{Optimizer, Rule};
+use trainer::run::Runner;
+use trainer::shard::Precision;
 
 const LOSSES: [f64; 10] =
     [8.13325, 8.08065, 8.02382, 7.92201, 7.79097, 7.70003, 7.44637, 7.25987, 7.10538, 6.93684];
@@ -127,4 +131,33 @@ fn bfloat16_goes_the_same_way() {
     });
     rng::set_threads(1).unwrap();
     compare_roughly(&train(&Groups::default(), 0, cut));
+}
+
+/// What is computed with memory that was given up cannot be caught: the program is checked before.
+#[test]
+fn a_program_that_does_not_fit_is_refused() {
+    let model = model();
+    let refused = |units: usize, gathered: bool| {
+        let precision = Precision { param: Kind::BFloat16, reduce: Kind::Float };
+        let own = begin::units(&model, &Groups::default(), precision, Device::Cpu, 7).unwrap();
+        let optimizer = Optimizer::new(Rule::AdamW, &own).unwrap();
+        let plan = Plan {
+            units: vec![UnitPlan { recompute: false }; units],
+            microbatches: 1,
+            gathered,
+            reshard: Reshard::Default,
+            prefetch_units: 1,
+            reduction: Reduction::Last,
+            reductions_max: 1,
+        };
+        Runner::new(&model, &Groups::default(), own, optimizer, build(&plan), 1.0)
+            .map(drop)
+            .unwrap_err()
+            .to_string()
+    };
+    assert_eq!(refused(3, true), "a program of 3 units for a model of 8");
+    assert_eq!(
+        refused(8, false),
+        "the step's program: instruction 1 (Forward 0.0): its parameters are not whole"
+    );
 }

@@ -7,7 +7,7 @@ use dcp::save::Saving;
 use dcp::storage::open_url;
 use job::config::Config;
 use job::lr::Schedule;
-use job::program::{Plan, Program, Reduction, Reshard, UnitPlan, build, check};
+use job::program::{Plan, Reduction, Reshard, UnitPlan, build};
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 use trainer::groups::Groups;
@@ -105,7 +105,6 @@ pub struct Training<'a> {
     pub text: Text,
     pub step: u64,
     groups: &'a Groups,
-    program: Program,
     schedule: Schedule,
 }
 
@@ -127,15 +126,13 @@ impl<'a> Training<'a> {
             reduction: cut.reduction,
             reductions_max: 1,
         };
-        let program = build(&plan);
-        check(&program, gathered).unwrap();
         let optimizer = Optimizer::new(Rule::AdamW, &units).unwrap();
-        let runner = Runner::new(model, groups, units, optimizer, 1.0);
+        let runner = Runner::new(model, groups, units, optimizer, build(&plan), 1.0).unwrap();
         let text = Text::new(rank, groups.data_ranks(), cut.microbatches, from);
         let toml =
             format!("[lr_scheduler]\nwarmup_steps = 2\ndecay_ratio = 0.8\n[training]\nsteps = {STEPS}\n");
         let schedule = Schedule::new(&Config::from_toml(&toml, "llama.toml".as_ref()).unwrap().config);
-        Training { runner, text, step: 0, groups, program, schedule }
+        Training { runner, text, step: 0, groups, schedule }
     }
 
     /// Loss over all ranks and gradient norm of every step up to this one.
@@ -144,7 +141,7 @@ impl<'a> Training<'a> {
         while self.step < end {
             let lr = 8e-4 * self.schedule.factor(self.step);
             let settings = Settings { lr, betas: (0.9, 0.95), eps: 1e-8, weight_decay: 0.1 };
-            let report = self.runner.step(&self.program, settings, &mut self.text).unwrap();
+            let report = self.runner.step(settings, &mut self.text).unwrap();
             assert_eq!(report.global_valid_tokens, u64::from(GLOBAL_BATCH) * SEQ_LEN as u64);
             let loss = Tensor::from(report.loss);
             self.groups.sum_over_data(&loss).unwrap();
