@@ -10,6 +10,7 @@ use crate::ffi::autograd::{rewriting, take_grad};
 use crate::ffi::memory::{allocate_storage, free_storage, storage_byte_len};
 use crate::ffi::process_group::{ProcessGroup, ReduceOp, Work};
 use crate::groups::{Groups, rank, size};
+use dcp::layout::chunk;
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -75,11 +76,10 @@ struct Reducing {
     flat: Tensor,
 }
 
-/// The rows of dim 0 that a rank holds, first and count (`torch.chunk`).
+/// The rows of dim 0 that a rank holds, first and count: those of the checkpoint's [`chunk`].
 pub fn rows_of(rows: i64, ranks: u32, rank: u32) -> (i64, i64) {
-    let chunk = rows.div_euclid(i64::from(ranks)) + i64::from(rows % i64::from(ranks) != 0);
-    let first = (chunk * i64::from(rank)).min(rows);
-    (first, chunk.min(rows - first))
+    let (first, count) = chunk(rows as u64, ranks, rank);
+    (first as i64, count as i64)
 }
 
 impl Unit {

@@ -1,4 +1,4 @@
-//! Gradients against what they are by hand, what becomes of errors, and activation checkpoints.
+//! Gradients against what they are by hand, and what becomes of errors.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,7 +7,6 @@ use trainer::Error;
 use trainer::ffi::autograd::{
     Closures, Function, apply, backward, grad, grad_enabled, leaf, rewriting, set_grad, take_grad, version,
 };
-use trainer::ffi::checkpoint::checkpoint;
 use trainer::ffi::{memory, rng};
 
 const F32: (Kind, Device) = (Kind::Float, Device::Cpu);
@@ -201,79 +200,13 @@ fn memory_given_up_after_the_forward_and_written_again_before_the_backward() {
     }
 }
 
-/// Three layers with dropout; gradients of input and weights, and what the generator gives afterwards.
-fn layers(with_checkpoint: bool, forwards: &Arc<AtomicUsize>) -> Vec<Vec<f32>> {
-    rng::manual_seed(7).unwrap();
-    let weights: Vec<Tensor> = (0..3).map(|_| leaf(&(Tensor::randn([32, 32], F32) * 0.2))).collect();
-    let x = leaf(&Tensor::randn([4, 32], F32));
-    let mut hidden = x.shallow_clone();
-    for weight in &weights {
-        let (weight, forwards) = (weight.shallow_clone(), forwards.clone());
-        let layer = move |inputs: &[Tensor]| {
-            forwards.fetch_add(1, Ordering::SeqCst);
-            Ok(vec![inputs[0].matmul(&weight).gelu("none").dropout(0.5, true)])
-        };
-        hidden = match with_checkpoint {
-            true => one(checkpoint(layer, &[&hidden]).unwrap()),
-            false => one(layer(&[hidden]).unwrap()),
-        };
-    }
-    backward(&[&hidden.square().sum(Kind::Float)], &[None], false).unwrap();
-    let mut all: Vec<Vec<f32>> = weights.iter().map(|weight| numbers(&weight.grad())).collect();
-    all.extend([numbers(&hidden.detach()), numbers(&x.grad()), numbers(&Tensor::rand([8], F32))]);
-    all
-}
-
-/// One test, since the generator is the process's.
+/// Through bytes, as a checkpoint on disk keeps it. One test, since the generator is the process's.
 #[test]
-fn checkpoints_replay_random_numbers_and_change_no_bit() {
-    rng::set_threads(1).unwrap();
-    let forwards = Arc::new(AtomicUsize::new(0));
-    let plain = layers(false, &forwards);
-    assert_eq!(forwards.swap(0, Ordering::SeqCst), 3);
-    assert!(plain[0].iter().any(|grad| *grad != 0.0));
-    assert_eq!(layers(true, &forwards), plain);
-    assert_eq!(forwards.load(Ordering::SeqCst), 6);
-
-    // A state set again gives the same numbers; through bytes, as a checkpoint on disk keeps it.
+fn a_generator_whose_state_is_set_again_gives_the_same_numbers() {
     let state = rng::state(Device::Cpu).unwrap();
     let drawn = numbers(&Tensor::randn([100], F32));
     assert_ne!(numbers(&Tensor::randn([100], F32)), drawn);
     let kept = rng::RngState::from_bytes(state.as_bytes().to_vec());
     rng::set_state(Device::Cpu, &kept).unwrap();
     assert_eq!(numbers(&Tensor::randn([100], F32)), drawn);
-
-    // A recomputation that fails is an error, and leaves the generator alone.
-    let x = of(&[1.0]);
-    let runs = AtomicUsize::new(0);
-    let fails_later = move |inputs: &[Tensor]| match runs.fetch_add(1, Ordering::SeqCst) {
-        0 => Ok(vec![&inputs[0] * 2.0]),
-        _ => {
-            rng::manual_seed(0)?;
-            Err(Error::Usage("lost".into()))
-        }
-    };
-    let y = one(checkpoint(fails_later, &[&x]).unwrap());
-    let before = rng::state(Device::Cpu).unwrap();
-    assert_eq!(backward(&[&y], &[None], false).unwrap_err().to_string(), "backward: lost");
-    assert_eq!(rng::state(Device::Cpu).unwrap(), before);
-}
-
-#[test]
-fn a_checkpoint_that_would_cut_the_graph_is_refused() {
-    let double = |inputs: &[Tensor]| Ok(vec![&inputs[0] * 2.0]);
-    let x = Tensor::zeros([1], F32);
-    let error = checkpoint(double, &[&x]).map(drop).unwrap_err().to_string();
-    assert!(error.contains("would cut the graph"), "{error}");
-    tch::no_grad(|| checkpoint(double, &[&x]).map(drop)).unwrap();
-}
-
-#[test]
-fn a_checkpoint_of_several_outputs_with_some_unused() {
-    let (x, y) = (of(&[2.0]), Tensor::from_slice(&[5f32]));
-    let both = |inputs: &[Tensor]| Ok(vec![&inputs[0] * &inputs[1], &inputs[0] * 100.0, &inputs[1] * 1.0]);
-    let outputs = checkpoint(both, &[&x, &y]).unwrap();
-    assert_eq!(numbers(&outputs[1].detach()), [200.0]);
-    backward(&[&outputs[0]], &[None], false).unwrap();
-    assert_eq!(numbers(&x.grad()), [5.0]);
 }

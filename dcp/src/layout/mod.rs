@@ -16,5 +16,5 @@ pub use mesh::{Axis, Mesh};
 pub use region::Region;
 pub use reorder::{Reorder, in_order};
 pub use runs::Runs;
-pub use shard::{Layout, LayoutError, Placement};
+pub use shard::{Layout, LayoutError, Placement, chunk};
 pub use strips::Strips;

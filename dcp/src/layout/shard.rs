@@ -224,7 +224,7 @@ impl Layout {
 }
 
 /// Start and extent of piece `index` when `elements` are cut in `pieces` as `torch.chunk` does.
-fn chunk(elements: u64, pieces: u32, index: u32) -> (u64, u64) {
+pub fn chunk(elements: u64, pieces: u32, index: u32) -> (u64, u64) {
     let step = elements.div_ceil(pieces as u64);
     let start = (step * index as u64).min(elements);
     (start, step.min(elements - start))

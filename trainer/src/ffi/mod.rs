@@ -7,7 +7,6 @@
 #![allow(unsafe_code)]
 
 pub mod autograd;
-pub mod checkpoint;
 pub mod device;
 pub mod dispatch;
 pub mod kind;

@@ -1,18 +1,14 @@
 //! A run that is saved in the background while it goes on, and resumed: on the same mesh with the same bits, on another with
 //! the same text and the same losses but for the order of sums.
 
-mod llama;
-mod support;
-
+use crate::llama::{Cut, ONE, STEPS, Training, model};
+use crate::support::{LONG, Rank, numbers, run_well};
 use dcp::coordinate::{Alone, Coordinator, Peers};
 use dcp::format;
-use dcp::plan::mesh_of;
 use dcp::save::{SaveOptions, Saver};
 use dcp::storage::{Place, open_url};
-use llama::{Cut, ONE, STEPS, Training, model};
 use std::sync::Arc;
 use std::time::Duration;
-use support::{LONG, Rank, numbers, run_well};
 use trainer::checkpoint::{self, Progress};
 use trainer::coordinate::StoreKeys;
 use trainer::ffi::rng;
@@ -40,7 +36,7 @@ impl Job<'_> {
         let data = vec![training.text.loader.state().to_json().unwrap()];
         let progress = Progress { step: SAVED, data };
         let runner = &training.runner;
-        let degrees = self.cut.degrees();
+        let degrees = self.cut.dims().degrees();
         let state =
             checkpoint::state(&runner.units, &runner.optimizer, degrees, self.rank, &progress).unwrap();
         training.text.saving = Some(saver.save(SAVED, state).unwrap());
@@ -52,7 +48,7 @@ impl Job<'_> {
     fn resume(&self, run: &Place, tag: &str) -> (Vec<(f64, f64)>, Vec<f64>) {
         let model = model();
         let begun = Training::new(&model, self.groups, self.rank, self.cut, &[]);
-        let (runner, degrees) = (&begun.runner, self.cut.degrees());
+        let (runner, degrees) = (&begun.runner, self.cut.dims().degrees());
         let progress =
             checkpoint::load(run, &*self.coordinator, tag, &runner.units, &runner.optimizer, degrees)
                 .unwrap();
@@ -88,8 +84,7 @@ fn saved_and_resumed(rank: &Rank, format: &str) {
     let run = open_url(&format!("{path}/two")).unwrap();
 
     let cut = Cut { dp_shard: 2, ..ONE };
-    let groups =
-        Groups::of_mesh(rank.group("world", LONG).unwrap(), &mesh_of(cut.degrees()).unwrap()).unwrap();
+    let groups = Groups::of_mesh(rank.group("world", LONG).unwrap(), &cut.dims()).unwrap();
     let keys = StoreKeys::new(Arc::new(rank.store.prefix("save").unwrap()));
     let peers = Peers::new(Arc::new(keys), rank.rank, rank.size, Duration::from_secs(60)).unwrap();
     let two = Job { groups: &groups, coordinator: Arc::new(peers), rank: rank.rank, cut };
@@ -111,14 +106,14 @@ fn saved_and_resumed(rank: &Rank, format: &str) {
 #[test]
 fn a_run_goes_on_from_what_it_saved_in_the_native_format() {
     rng::set_threads(1).unwrap();
-    run_well("a_run_goes_on_from_what_it_saved_in_the_native_format", 2, |rank| {
+    run_well("resume::a_run_goes_on_from_what_it_saved_in_the_native_format", 2, |rank| {
         saved_and_resumed(rank, "titan");
     });
 }
 
 #[test]
 fn a_run_goes_on_from_what_it_saved_in_the_format_of_pytorch() {
-    run_well("a_run_goes_on_from_what_it_saved_in_the_format_of_pytorch", 2, |rank| {
+    run_well("resume::a_run_goes_on_from_what_it_saved_in_the_format_of_pytorch", 2, |rank| {
         saved_and_resumed(rank, "dcp");
     });
 }

@@ -2,11 +2,11 @@
 
 use crate::support::numbers;
 use data::{Corpus, DataOptions, Dataset, Loader, State, Tokenizer};
-use dcp::plan::Degrees;
 use dcp::save::Saving;
 use dcp::storage::open_url;
 use job::config::Config;
 use job::lr::Schedule;
+use job::mesh::ParallelDims;
 use job::program::{Plan, Reduction, Reshard, UnitPlan, build};
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
@@ -47,8 +47,9 @@ pub const ONE: Cut = Cut {
 };
 
 impl Cut {
-    pub fn degrees(self) -> Degrees {
-        Degrees { pp: 1, dp_replicate: self.dp_replicate, dp_shard: self.dp_shard, cp: 1, tp: 1 }
+    pub fn dims(self) -> ParallelDims {
+        let Cut { dp_replicate, dp_shard, .. } = self;
+        ParallelDims { pp: 1, dp_replicate, dp_shard, cp: 1, tp: 1, ep: 1, etp: 1 }
     }
 }
 
@@ -110,7 +111,7 @@ pub struct Training<'a> {
 
 impl<'a> Training<'a> {
     /// Parameters as seed 7 makes them; text from the beginning, or from where another run was.
-    pub fn new(model: &'a Llama3, groups: &'a Groups, rank: u32, cut: Cut, from: &[String]) -> Self {
+    pub fn new(model: &'a dyn Model, groups: &'a Groups, rank: u32, cut: Cut, from: &[String]) -> Self {
         let precision = Precision { param: cut.param, reduce: Kind::Float };
         let units = begin::units(model, groups, precision, Device::Cpu, 7).unwrap();
         let gathered = units[0].is_gathered();

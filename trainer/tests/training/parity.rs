@@ -4,13 +4,9 @@
 //! `titan-ckpt seed --model llama3:debugmodel --seed 7 --to dcp`, on the corpus and tokenizer of `fixtures/text/words`,
 //! with four sequences of 256 tokens a step, AdamW, learning rate 8e-4, two steps of warm-up, decay over 80 %.
 
-mod llama;
-mod support;
-
-use dcp::plan::mesh_of;
+use crate::llama::{Cut, ONE, STEPS, Training, model};
+use crate::support::{LONG, Rank, run_well};
 use job::program::{Plan, Reduction, Reshard, UnitPlan, build};
-use llama::{Cut, ONE, STEPS, Training, model};
-use support::{LONG, Rank, run_well};
 use tch::{Device, Kind};
 use trainer::begin;
 use trainer::ffi::rng;
@@ -26,7 +22,7 @@ const GRAD_NORMS: [f64; 10] =
 const TOLERANCE: f64 = 1e-4;
 
 fn groups(rank: &Rank, cut: Cut) -> Groups {
-    Groups::of_mesh(rank.group("world", LONG).unwrap(), &mesh_of(cut.degrees()).unwrap()).unwrap()
+    Groups::of_mesh(rank.group("world", LONG).unwrap(), &cut.dims()).unwrap()
 }
 
 /// Loss over all ranks and gradient norm of every step.
@@ -91,33 +87,33 @@ fn one_rank_that_computes_every_block_or_every_second_again() {
 
 #[test]
 fn two_ranks_that_share_out_the_parameters() {
-    run_well("two_ranks_that_share_out_the_parameters", 2, |rank| {
+    run_well("parity::two_ranks_that_share_out_the_parameters", 2, |rank| {
         on_mesh(rank, Cut { dp_shard: 2, ..ONE });
     });
 }
 
 #[test]
 fn two_ranks_that_share_out_the_parameters_and_compute_again() {
-    run_well("two_ranks_that_share_out_the_parameters_and_compute_again", 2, |rank| {
+    run_well("parity::two_ranks_that_share_out_the_parameters_and_compute_again", 2, |rank| {
         on_mesh(rank, Cut { dp_shard: 2, microbatches: 2, recompute: 1, reshard: Reshard::Always, ..ONE });
     });
 }
 
 #[test]
 fn four_ranks_that_share_out_the_parameters() {
-    run_well("four_ranks_that_share_out_the_parameters", 4, |rank| {
+    run_well("parity::four_ranks_that_share_out_the_parameters", 4, |rank| {
         on_mesh(rank, Cut { dp_shard: 4, reshard: Reshard::Never, ..ONE });
     });
 }
 
 #[test]
 fn two_copies() {
-    run_well("two_copies", 2, |rank| on_mesh(rank, Cut { dp_replicate: 2, microbatches: 2, ..ONE }));
+    run_well("parity::two_copies", 2, |rank| on_mesh(rank, Cut { dp_replicate: 2, microbatches: 2, ..ONE }));
 }
 
 #[test]
 fn two_copies_of_two_shards() {
-    run_well("two_copies_of_two_shards", 4, |rank| {
+    run_well("parity::two_copies_of_two_shards", 4, |rank| {
         on_mesh(rank, Cut { dp_replicate: 2, dp_shard: 2, ..ONE });
     });
 }
@@ -125,7 +121,7 @@ fn two_copies_of_two_shards() {
 #[test]
 fn bfloat16_goes_the_same_way() {
     let cut = Cut { param: Kind::BFloat16, recompute: 2, reshard: Reshard::Always, ..ONE };
-    run_well("bfloat16_goes_the_same_way", 2, |rank| {
+    run_well("parity::bfloat16_goes_the_same_way", 2, |rank| {
         let cut = Cut { dp_shard: 2, microbatches: 2, ..cut };
         compare_roughly(&train(&groups(rank, cut), rank.rank, cut));
     });
