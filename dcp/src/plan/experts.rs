@@ -57,7 +57,8 @@ pub fn expert_mesh_of(degrees: Degrees, experts: ExpertDegrees) -> Result<Mesh> 
     let shared = u64::from(ep) * u64::from(etp);
     if !ranks.is_multiple_of(shared) {
         return broken(format!(
-            "ep x etp divides dp_shard x cp x tp: {ep} x {etp} does not divide {dp_shard} x {cp} x {tp} = {ranks}"
+            "ep x etp divides dp_shard x cp x tp: {ep} x {etp} does not divide {dp_shard} x {cp} x {tp} = {ranks}; \
+             lower ep, or raise dp_shard, cp or tp"
         ));
     }
     let efsdp = u32::try_from(ranks / shared);
