@@ -238,8 +238,8 @@ pub(crate) struct ModelChoice {
     /// The model, FAMILY:FLAVOR as in TorchTitan: llama3:8B
     #[arg(long, value_name = "MODEL", conflicts_with = "config")]
     model: Option<String>,
-    /// A config.json of transformers that describes the model
-    #[arg(long, value_name = "FILE")]
+    /// A config.json of transformers that describes the model, or the folder with it
+    #[arg(long, value_name = "PATH")]
     config: Option<String>,
 }
 
@@ -252,11 +252,16 @@ impl ModelChoice {
         if let Some(name) = &self.model {
             return Ok(convert::families::by_name(name)?);
         }
+        let inside = |folder: &Place| -> Result<Place> {
+            Ok(Place { store: folder.store.clone(), key: folder.key.join("config.json")? })
+        };
         let place = match (&self.config, folder) {
-            (Some(config), _) => place::open(config)?,
-            (None, Some(folder)) => {
-                Place { store: folder.store.clone(), key: folder.key.join("config.json")? }
+            (Some(config), _) => {
+                let place = place::open(config)?;
+                let is_file = place.store.head(&place.key)?.is_some();
+                if is_file { place } else { inside(&place)? }
             }
+            (None, Some(folder)) => inside(folder)?,
             (None, None) => return Err(Self::unnamed()),
         };
         let (place, json) = match (place.store.get(&place.key, Self::CONFIG_BYTES_MAX), folder) {

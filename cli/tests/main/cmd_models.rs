@@ -18,6 +18,8 @@ fn goes_in_and_out() {
         &[
             &["from-hf", TIED, "TMP/run/step-0", "--dp-shard", "2", "--tp", "2"],
             &["to-hf", "TMP/run/step-0", "TMP/dry", "--config", "TMP/assets/config.json", "--dry-run"],
+            &["to-hf", "TMP/run/step-0", "TMP/dry", "--config", "TMP/assets", "--dry-run"],
+            &["to-hf", "TMP/run/step-0", "TMP/dry", "--config", "TMP/nothing", "--dry-run"],
             &["to-hf", "TMP/run/step-0", "TMP/out", "--hf-assets", "TMP/assets", "--shard-size", "200kB"],
             &["diff", TIED, "TMP/out"],
             &["to-hf", "--plan", "--config", "TMP/assets/config.json"],
