@@ -23,13 +23,20 @@ pub enum Error {
 
     #[error("{model}: {why}")]
     NoFlops { model: String, why: String },
+
+    /// What launchers say of this process makes no sense.
+    #[error("{why}")]
+    Environment { why: String },
 }
 
 impl Error {
     /// Which kind of trouble it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::BadConfig { .. } | Error::NoSuchPreset { .. } | Error::NoFlops { .. } => ErrorKind::Usage,
+            Error::BadConfig { .. }
+            | Error::NoSuchPreset { .. }
+            | Error::NoFlops { .. }
+            | Error::Environment { .. } => ErrorKind::Usage,
             Error::Unreadable { .. } => ErrorKind::Io,
         }
     }

@@ -7,6 +7,7 @@ pub mod batch;
 pub mod config;
 pub mod error;
 pub mod flops;
+pub mod launch;
 pub mod lr;
 pub mod mesh;
 pub mod presets;
