@@ -1,5 +1,7 @@
 //! Everything that can go wrong, by meaning.
 
+use dcp::ErrorKind;
+
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -69,4 +71,27 @@ pub enum Error {
 
     #[error("the loader ended by an earlier error, or one of its threads did")]
     Ended,
+}
+
+impl Error {
+    /// Which kind of trouble it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Storage(error) => error.kind(),
+            Error::NoSuchDataset { .. }
+            | Error::NoPath { .. }
+            | Error::NoDocuments { .. }
+            | Error::BadOption { .. }
+            | Error::OtherState { .. } => ErrorKind::Usage,
+            Error::BadDocument { .. }
+            | Error::Cut { .. }
+            | Error::BadObject { .. }
+            | Error::BadTokenizer { .. }
+            | Error::NoTokenizer { .. }
+            | Error::NotEncoded { .. }
+            | Error::NoTokens { .. }
+            | Error::BadState { .. } => ErrorKind::Data,
+            Error::Ended => ErrorKind::Io,
+        }
+    }
 }

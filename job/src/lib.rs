@@ -12,5 +12,6 @@ pub mod lr;
 pub mod mesh;
 pub mod presets;
 pub mod program;
+pub mod saving;
 
 pub use error::{Error, Result};

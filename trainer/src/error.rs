@@ -1,5 +1,6 @@
 //! Everything that can go wrong, by meaning.
 
+use dcp::ErrorKind;
 use std::path::PathBuf;
 
 /// Result of this crate.
@@ -36,6 +37,62 @@ pub enum Error {
     #[error(transparent)]
     Family(#[from] convert::Error),
 
+    #[error(transparent)]
+    Job(#[from] job::Error),
+
+    #[error(transparent)]
+    Data(#[from] data::Error),
+
+    #[error("{path}: {action} failed", path = path.display())]
+    File { path: PathBuf, action: &'static str, source: std::io::Error },
+
+    /// Another rank has failed, and says why itself.
+    #[error("rank {rank} failed; its log says why")]
+    Elsewhere { rank: u32, exit_code: u8 },
+
     #[error("{0}")]
     Usage(String),
+}
+
+impl Error {
+    /// Exit code of a bug in this program, after sysexits.h.
+    pub const EXIT_BUG: u8 = 70;
+
+    /// The exit code of a process that ends by this: 2 wrong usage, 3 bad data, 4 a disk, a network, another rank or a
+    /// device failed.
+    pub fn exit_code(&self) -> u8 {
+        let kind = match self {
+            Error::Checkpoint(error) => error.kind(),
+            Error::Family(error) => error.kind(),
+            Error::Job(error) => error.kind(),
+            Error::Data(error) => error.kind(),
+            Error::Usage(_) => ErrorKind::Usage,
+            Error::Elsewhere { exit_code, .. } => return *exit_code,
+            _ => ErrorKind::Io,
+        };
+        match kind {
+            ErrorKind::Usage => 2,
+            ErrorKind::Data => 3,
+            ErrorKind::Io => 4,
+        }
+    }
+
+    /// Whether it is what a rank meets when another one has failed: that one's error is the cause.
+    pub fn is_of_others(&self) -> bool {
+        matches!(
+            self,
+            Error::Collective { .. }
+                | Error::Store { .. }
+                | Error::Elsewhere { .. }
+                | Error::Checkpoint(dcp::Error::RankFailed { .. } | dcp::Error::RanksMissing { .. })
+        )
+    }
+
+    /// The error with all that caused it, in one line.
+    pub fn with_causes(&self) -> String {
+        let causes = std::iter::successors(std::error::Error::source(self), |cause| cause.source());
+        let texts: Vec<String> =
+            std::iter::once(self.to_string()).chain(causes.map(ToString::to_string)).collect();
+        texts.join(": ")
+    }
 }

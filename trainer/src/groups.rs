@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::ffi::process_group::{ProcessGroup, ReduceOp};
 use job::mesh::{Group, ParallelDims};
 use std::sync::Arc;
+use std::time::Duration;
 use tch::Tensor;
 
 /// Groups by name. Those of one rank are `None`: there is nobody to talk to.
@@ -18,21 +19,37 @@ pub struct Groups {
 }
 
 impl Groups {
-    /// The groups of one rank, over its world. Every rank must call it: a group is made by all at once.
+    /// The groups of one rank, over its world. Every rank must call it: a group is made by all at once. `made` is told of
+    /// each that this rank is in.
     ///
     /// Errors: what making a group gives.
-    pub fn of_mesh(world: ProcessGroup, dims: &ParallelDims) -> Result<Self> {
+    pub fn of_mesh(
+        world: ProcessGroup,
+        dims: &ParallelDims,
+        made: &dyn Fn(&ProcessGroup) -> Result<()>,
+    ) -> Result<Self> {
         let group = |group: Group| -> Result<Option<Arc<ProcessGroup>>> {
             let mut own = None;
             for ranks in dims.groups(group).into_iter().filter(|ranks| ranks.len() > 1) {
                 let name = format!("{}-{}", group.name(), ranks[0]);
                 own = world.subgroup(&name, &ranks)?.or(own);
             }
+            own.iter().try_for_each(made)?;
             Ok(own.map(Arc::new))
         };
         let (shard, replicate) = (group(Group::Fsdp)?, group(Group::DpReplicate)?);
         let world = (dims.world() > 1).then(|| Arc::new(world));
         Ok(Groups { world, shard, replicate })
+    }
+
+    /// How long collectives from now on may take.
+    ///
+    /// Errors: what the groups give.
+    pub fn set_timeout(&self, timeout: Duration) -> Result<()> {
+        [&self.world, &self.shard, &self.replicate]
+            .into_iter()
+            .flatten()
+            .try_for_each(|group| group.set_timeout(timeout))
     }
 
     /// How many ranks have data of their own.
@@ -44,8 +61,15 @@ impl Groups {
     ///
     /// Errors: what the collectives give.
     pub fn sum_over_data(&self, tensor: &Tensor) -> Result<()> {
+        self.reduce_over_data(tensor, ReduceOp::Sum)
+    }
+
+    /// The same with another operation.
+    ///
+    /// Errors: what the collectives give.
+    pub fn reduce_over_data(&self, tensor: &Tensor, op: ReduceOp) -> Result<()> {
         for group in [&self.shard, &self.replicate].into_iter().flatten() {
-            group.all_reduce(tensor, ReduceOp::Sum)?.wait()?;
+            group.all_reduce(tensor, op)?.wait()?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! From choices to a program.
 
-use super::{Instruction, Keep, Microbatch, Program, Unit};
+use super::{Instruction, Keep, Microbatch, Program, Purpose, Unit};
 
 /// When the whole parameters of a unit are given up between its forward and its backward pass
 /// (`parallelism.fsdp_reshard_after_forward` of torchtitan 0.2).
@@ -51,14 +51,7 @@ pub struct Plan {
 
 /// The program of a step.
 pub fn build(plan: &Plan) -> Program {
-    let units = plan.units.len() as u32;
-    let mut writer = Writer {
-        plan,
-        units,
-        is_whole: vec![false; plan.units.len()],
-        under_way: Vec::new(),
-        instructions: vec![Instruction::LoadBatch],
-    };
+    let mut writer = Writer::new(plan, Purpose::Train);
     for microbatch in (0..plan.microbatches).map(Microbatch) {
         writer.forward(microbatch);
         writer.put(Instruction::Loss(microbatch));
@@ -68,11 +61,26 @@ pub fn build(plan: &Plan) -> Program {
     for last in [Instruction::ClipGrad, Instruction::WaitStaged, Instruction::OptimizerStep] {
         writer.put(last);
     }
-    Program { units, microbatches: plan.microbatches, instructions: writer.instructions }
+    writer.program()
+}
+
+/// The program that computes the loss of a batch and changes nothing. Of the plan, how units are gathered and the number of
+/// microbatches count.
+pub fn build_evaluation(plan: &Plan) -> Program {
+    let mut writer = Writer::new(plan, Purpose::Evaluate);
+    for microbatch in (0..plan.microbatches).map(Microbatch) {
+        writer.forward(microbatch);
+        writer.put(Instruction::Loss(microbatch));
+    }
+    for unit in 0..writer.units {
+        writer.free(unit);
+    }
+    writer.program()
 }
 
 struct Writer<'a> {
     plan: &'a Plan,
+    purpose: Purpose,
     units: u32,
     /// Of every unit, whether it is gathered, or about to be.
     is_whole: Vec<bool>,
@@ -81,7 +89,27 @@ struct Writer<'a> {
     instructions: Vec<Instruction>,
 }
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
+    fn new(plan: &'a Plan, purpose: Purpose) -> Self {
+        Writer {
+            plan,
+            purpose,
+            units: plan.units.len() as u32,
+            is_whole: vec![false; plan.units.len()],
+            under_way: Vec::new(),
+            instructions: vec![Instruction::LoadBatch],
+        }
+    }
+
+    fn program(self) -> Program {
+        Program {
+            purpose: self.purpose,
+            units: self.units,
+            microbatches: self.plan.microbatches,
+            instructions: self.instructions,
+        }
+    }
+
     fn put(&mut self, instruction: Instruction) {
         self.instructions.push(instruction);
     }
@@ -89,9 +117,10 @@ impl Writer<'_> {
     fn forward(&mut self, microbatch: Microbatch) {
         for unit in 0..self.units {
             self.gather(unit..=unit.saturating_add(self.plan.prefetch_units).min(self.units - 1));
-            let keep = match self.plan.units[unit as usize].recompute {
-                true => Keep::Input,
-                false => Keep::Graph,
+            let keep = match (self.purpose, self.plan.units[unit as usize].recompute) {
+                (Purpose::Evaluate, _) => Keep::Nothing,
+                (Purpose::Train, true) => Keep::Input,
+                (Purpose::Train, false) => Keep::Graph,
             };
             self.put(Instruction::Forward { unit: Unit(unit), microbatch, keep });
             let is_last = unit + 1 == self.units;

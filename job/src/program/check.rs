@@ -1,6 +1,6 @@
 //! A program run on paper.
 
-use super::{Instruction, Keep, Microbatch, Program, Unit};
+use super::{Instruction, Keep, Microbatch, Program, Purpose, Unit};
 use std::collections::BTreeMap;
 
 /// Why a program is wrong: at which instruction, and what of it.
@@ -63,6 +63,7 @@ struct UnitState {
 
 #[derive(Debug)]
 struct Paper {
+    purpose: Purpose,
     gathered: bool,
     microbatches: u32,
     units: Vec<UnitState>,
@@ -87,6 +88,7 @@ fn expect(holds: bool, why: impl FnOnce() -> String) -> Step {
 impl Paper {
     fn new(program: &Program, gathered: bool) -> Self {
         Paper {
+            purpose: program.purpose,
             gathered,
             microbatches: program.microbatches,
             units: vec![UnitState::default(); program.units as usize],
@@ -103,6 +105,17 @@ impl Paper {
 
     fn carry_out(&mut self, instruction: Instruction) -> Step {
         expect(!self.stepped, || "the step is over".to_owned())?;
+        let changes_nothing = matches!(
+            instruction,
+            Instruction::LoadBatch
+                | Instruction::Gather(_)
+                | Instruction::Free(_)
+                | Instruction::Forward { .. }
+                | Instruction::Loss(_)
+        );
+        expect(changes_nothing || self.purpose == Purpose::Train, || {
+            "an evaluation goes forward only".to_owned()
+        })?;
         match instruction {
             Instruction::LoadBatch => {
                 expect(!self.loaded, || "the batch was loaded before".to_owned())?;
@@ -168,12 +181,18 @@ impl Paper {
 
     fn forward(&mut self, unit: Unit, microbatch: Microbatch, keep: Keep) -> Step {
         expect(self.loaded, || "no batch was loaded".to_owned())?;
+        let keeps = keep != Keep::Nothing;
+        expect(keeps == (self.purpose == Purpose::Train), || {
+            "what backward needs is kept where there is one".to_owned()
+        })?;
         self.usable(unit)?;
         let passed = self.forward.get_mut(microbatch.0 as usize);
         let passed = passed.ok_or_else(|| "there is no such microbatch".to_owned())?;
         expect(*passed == unit.0, || format!("the microbatch has passed {passed} units"))?;
         *passed += 1;
-        self.kept.insert((unit, microbatch), keep);
+        if keeps {
+            self.kept.insert((unit, microbatch), keep);
+        }
         Ok(())
     }
 
@@ -218,7 +237,13 @@ impl Paper {
     }
 
     fn end(&self) -> Step {
-        expect(self.stepped, || "no step was made".to_owned())?;
+        match self.purpose {
+            Purpose::Train => expect(self.stepped, || "no step was made".to_owned())?,
+            Purpose::Evaluate => {
+                let without = self.backward.iter().position(Option::is_none);
+                expect(without.is_none(), || format!("microbatch {without:?} has no loss"))?;
+            }
+        }
         let whole = self.units.iter().position(|state| state.is_whole);
         expect(whole.is_none(), || format!("unit {whole:?} is still whole"))?;
         expect(self.kept.is_empty(), || format!("kept and not used: {:?}", self.kept))

@@ -1,6 +1,6 @@
 //! Every program of a small domain is sound; every way to break one is found.
 
-use super::super::{Plan, Reduction, Reshard, UnitPlan, build};
+use super::super::{Plan, Reduction, Reshard, UnitPlan, build, build_evaluation};
 use super::*;
 
 fn plans() -> impl Iterator<Item = Plan> {
@@ -65,6 +65,31 @@ fn every_program_of_a_small_domain_is_sound() {
         count += 1;
     }
     assert_eq!(count, 13_392);
+}
+
+/// Evaluations keep nothing, gather as training does, and lack nothing: without any instruction they are refused.
+#[test]
+fn every_evaluation_of_a_small_domain_is_sound() {
+    let (mut count, mut refused) = (0, 0);
+    for plan in plans() {
+        let program = build_evaluation(&plan);
+        let most = check(&program, plan.gathered).unwrap_or_else(|fault| panic!("{plan:?}: {fault}"));
+        assert_eq!((most.graphs, most.inputs, most.whole_gradients), (0, 0, 0), "{plan:?}");
+        count += 1;
+        for at in 0..program.instructions.len() {
+            let mut short = program.clone();
+            let removed = short.instructions.remove(at);
+            assert!(check(&short, plan.gathered).is_err(), "{plan:?} without {removed}");
+            refused += 1;
+        }
+        // A training step is no evaluation, nor the other way round.
+        for (mut program, purpose) in [(program, Purpose::Train), (build(&plan), Purpose::Evaluate)] {
+            program.purpose = purpose;
+            assert!(check(&program, plan.gathered).is_err(), "{plan:?}");
+        }
+    }
+    assert_eq!(count, 13_392);
+    assert!(refused > count);
 }
 
 /// Leaving out any instruction but a prefetch order is noticed, and so is doing any twice.

@@ -17,6 +17,8 @@ pub enum Keep {
     Graph,
     /// The input alone, and the state of the random generator: the rest is computed again (Chen et al. 2016).
     Input,
+    /// Nothing: there is no backward pass.
+    Nothing,
 }
 
 /// One thing to do.
@@ -67,6 +69,9 @@ impl fmt::Display for Instruction {
             }
             Instruction::Forward { unit, microbatch, keep: Keep::Input } => {
                 write!(f, "Forward {}.{} keeping its input", unit.0, microbatch.0)
+            }
+            Instruction::Forward { unit, microbatch, keep: Keep::Nothing } => {
+                write!(f, "Forward {}.{} keeping nothing", unit.0, microbatch.0)
             }
             Instruction::Recompute(unit, microbatch) => write!(f, "Recompute {}.{}", unit.0, microbatch.0),
             Instruction::Loss(microbatch) => write!(f, "Loss {}", microbatch.0),

@@ -12,13 +12,24 @@ mod build;
 mod check;
 mod instruction;
 
-pub use build::{Plan, Reduction, Reshard, UnitPlan, build};
+pub use build::{Plan, Reduction, Reshard, UnitPlan, build, build_evaluation};
 pub use check::{Fault, HighWater, check};
 pub use instruction::{Instruction, Keep, Microbatch, Unit};
+
+/// What a program is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// To change the parameters.
+    Train,
+    /// To know the loss.
+    Evaluate,
+}
 
 /// One rank's step.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Program {
+    /// What it is for.
+    pub purpose: Purpose,
     /// Units of the model, in the order of the forward pass.
     pub units: u32,
     /// Microbatches of the step.

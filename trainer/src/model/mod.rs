@@ -8,7 +8,7 @@ pub use llama3::Llama3;
 
 use crate::error::{Error, Result};
 use convert::spec;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 /// What is gathered, computed and differentiated as one.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,6 +35,29 @@ pub trait Model {
     ///
     /// Errors: what libtorch gives.
     fn forward(&self, unit: usize, params: &Params, input: &Tensor) -> Result<Tensor>;
+}
+
+/// Makes a model of a spec, for sequences of up to so many tokens.
+type Build = fn(spec::Model, i64, Device) -> Result<Box<dyn Model>>;
+
+/// Families that can be trained. To add one: a line here.
+static TRAINABLE: &[(&str, Build)] =
+    &[("llama3", |spec, positions, device| Ok(Box::new(Llama3::new(spec, positions, device)?)))];
+
+/// The model of a spec, for sequences of up to `positions` tokens.
+///
+/// Errors: [`Error::Usage`] for a family that cannot be trained; as of the model.
+pub fn build(spec: spec::Model, positions: i64, device: Device) -> Result<Box<dyn Model>> {
+    let Some((_, build)) = TRAINABLE.iter().find(|(family, _)| *family == spec.family) else {
+        let known: Vec<_> = TRAINABLE.iter().map(|(family, _)| *family).collect();
+        return Err(Error::Usage(format!(
+            "model.name = \"{}\": this version does not train it; it trains {}. `titan-ckpt` converts, reshards and seeds \
+             its checkpoints",
+            spec.family,
+            known.join(", ")
+        )));
+    };
+    build(spec, positions, device)
 }
 
 /// The whole parameters of one unit.

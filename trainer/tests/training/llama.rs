@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 use trainer::groups::Groups;
 use trainer::model::{Llama3, Model};
 use trainer::optimizer::{Optimizer, Rule, Settings};
-use trainer::run::{Runner, Sequences, Surroundings};
+use trainer::run::{Programs, Runner, Sequences, Surroundings};
 use trainer::shard::Precision;
 use trainer::{Result, begin};
 
@@ -86,12 +86,12 @@ impl Text {
 }
 
 impl Surroundings for Text {
-    fn load_batch(&mut self) -> Result<Vec<Sequences>> {
+    fn load_batch(&mut self) -> Result<Option<Vec<Sequences>>> {
         let step = self.loader.next_step().unwrap().unwrap();
         let tensor = |tokens: &[i64]| Tensor::from_slice(tokens).view([self.microbatches, -1, SEQ_LEN]);
         let (inputs, labels) = (tensor(&step.inputs), tensor(&step.labels));
         let microbatch = |index| Sequences { inputs: inputs.get(index), labels: labels.get(index) };
-        Ok((0..self.microbatches).map(microbatch).collect())
+        Ok(Some((0..self.microbatches).map(microbatch).collect()))
     }
 
     fn wait_staged(&mut self) -> Result<()> {
@@ -128,7 +128,8 @@ impl<'a> Training<'a> {
             reductions_max: 1,
         };
         let optimizer = Optimizer::new(Rule::AdamW, &units).unwrap();
-        let runner = Runner::new(model, groups, units, optimizer, build(&plan), 1.0).unwrap();
+        let programs = Programs { train: build(&plan), evaluate: None };
+        let runner = Runner::new(model, groups, units, optimizer, programs, 1.0).unwrap();
         let text = Text::new(rank, groups.data_ranks(), cut.microbatches, from);
         let toml =
             format!("[lr_scheduler]\nwarmup_steps = 2\ndecay_ratio = 0.8\n[training]\nsteps = {STEPS}\n");
@@ -142,11 +143,11 @@ impl<'a> Training<'a> {
         while self.step < end {
             let lr = 8e-4 * self.schedule.factor(self.step);
             let settings = Settings { lr, betas: (0.9, 0.95), eps: 1e-8, weight_decay: 0.1 };
-            let report = self.runner.step(settings, &mut self.text).unwrap();
+            let report = self.runner.step(settings, &mut self.text).unwrap().unwrap();
             assert_eq!(report.global_valid_tokens, u64::from(GLOBAL_BATCH) * SEQ_LEN as u64);
-            let loss = Tensor::from(report.loss);
+            let loss = report.loss.to_kind(Kind::Double);
             self.groups.sum_over_data(&loss).unwrap();
-            found.push((numbers(&loss)[0], report.grad_norm));
+            found.push((numbers(&loss)[0], numbers(&report.grad_norm)[0]));
             self.step += 1;
         }
         found

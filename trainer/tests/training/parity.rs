@@ -12,7 +12,7 @@ use trainer::begin;
 use trainer::ffi::rng;
 use trainer::groups::Groups;
 use trainer::optimizer::{Optimizer, Rule};
-use trainer::run::Runner;
+use trainer::run::{Programs, Runner};
 use trainer::shard::Precision;
 
 const LOSSES: [f64; 10] =
@@ -22,7 +22,7 @@ const GRAD_NORMS: [f64; 10] =
 const TOLERANCE: f64 = 1e-4;
 
 fn groups(rank: &Rank, cut: Cut) -> Groups {
-    Groups::of_mesh(rank.group("world", LONG).unwrap(), &cut.dims()).unwrap()
+    Groups::of_mesh(rank.group("world", LONG).unwrap(), &cut.dims(), &|_| Ok(())).unwrap()
 }
 
 /// Loss over all ranks and gradient norm of every step.
@@ -146,7 +146,8 @@ fn a_program_that_does_not_fit_is_refused() {
             reduction: Reduction::Last,
             reductions_max: 1,
         };
-        Runner::new(&model, &Groups::default(), own, optimizer, build(&plan), 1.0)
+        let programs = Programs { train: build(&plan), evaluate: None };
+        Runner::new(&model, &Groups::default(), own, optimizer, programs, 1.0)
             .map(drop)
             .unwrap_err()
             .to_string()

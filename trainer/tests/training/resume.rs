@@ -84,7 +84,7 @@ fn saved_and_resumed(rank: &Rank, format: &str) {
     let run = open_url(&format!("{path}/two")).unwrap();
 
     let cut = Cut { dp_shard: 2, ..ONE };
-    let groups = Groups::of_mesh(rank.group("world", LONG).unwrap(), &cut.dims()).unwrap();
+    let groups = Groups::of_mesh(rank.group("world", LONG).unwrap(), &cut.dims(), &|_| Ok(())).unwrap();
     let keys = StoreKeys::new(Arc::new(rank.store.prefix("save").unwrap()));
     let peers = Peers::new(Arc::new(keys), rank.rank, rank.size, Duration::from_secs(60)).unwrap();
     let two = Job { groups: &groups, coordinator: Arc::new(peers), rank: rank.rank, cut };

@@ -1,0 +1,97 @@
+//! `titan-train`: trains a language model, saves and resumes it.
+
+use job::config::{Config, Parsed};
+use job::launch::{Member, Rendezvous, member};
+use std::process::ExitCode;
+use std::time::Duration;
+use tracing::{error, info, warn};
+use trainer::arguments::{self, Command};
+use trainer::ffi::device::{self, CudaChoice, CudaLoaded};
+use trainer::session::Session;
+use trainer::stop::Stop;
+use trainer::{Error, Result, launch, train};
+
+fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|panic| {
+        eprintln!("{panic}\nthis is a bug in titan-train; please report the lines above");
+        std::process::exit(Error::EXIT_BUG.into());
+    }));
+    let command = Command::read(std::env::args().skip(1));
+    match command {
+        Ok(Command::Help) => println!("{}", arguments::help()),
+        Ok(Command::Version) => println!("titan-train {}", env!("CARGO_PKG_VERSION")),
+        Ok(Command::Train { nproc, flags }) => return start(nproc, &flags),
+        Err(message) => {
+            eprintln!("error: {message}");
+            return ExitCode::from(2);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// Starts ranks, or is one.
+fn start(nproc: Option<u32>, flags: &[String]) -> ExitCode {
+    let variable = |name: &str| std::env::var(name).ok();
+    let member = match (member(&variable), nproc) {
+        (Ok(None), Some(_)) => None,
+        (Ok(Some(member)), Some(nproc)) => {
+            let Member { rank, ranks, .. } = member;
+            let message = format!(
+                "--nproc {nproc}: this process is rank {rank} of {ranks} already, by its launcher; leave --nproc out"
+            );
+            return fail(&Error::Usage(message));
+        }
+        (Ok(member), None) => Some(member.unwrap_or(Member { rank: 0, ranks: 1, local_rank: Some(0) })),
+        (Err(error), _) => return fail(&error.into()),
+    };
+    let (rank, ranks) = member.map_or((0, nproc.unwrap_or(1)), |member| (member.rank, member.ranks));
+    trainer::log::start(rank);
+    let read = Config::from_args(flags.to_vec(), |path| std::fs::read_to_string(path));
+    let checked = read.and_then(|parsed| parsed.config.validate(ranks).map(|()| parsed));
+    let parsed = match checked {
+        Ok(parsed) => parsed,
+        // Every rank reads the same: one says it.
+        Err(error) if rank > 0 => return ExitCode::from(Error::from(error).exit_code()),
+        Err(error) => return fail(&error.into()),
+    };
+    let outcome = match member {
+        None => launch::run(ranks, flags),
+        Some(member) => be_rank(member, &parsed).map(|()| 0),
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => fail(&error),
+    }
+}
+
+fn be_rank(member: Member, parsed: &Parsed) -> Result<()> {
+    launch::end_with_launcher()?;
+    // Before anything asks libtorch for CUDA.
+    let cuda = device::load(&CudaChoice::from_env())?;
+    let stop = Stop::on_signals()?;
+    let config = &parsed.config;
+    info!("Starting job: {}", config.job.description);
+    parsed.notes.iter().for_each(|note| warn!("{note}"));
+    match cuda {
+        CudaLoaded::Yes { library, devices } => info!("CUDA: {devices} devices, by {}", library.display()),
+        CudaLoaded::No { why } => info!("training on the CPU: {why}"),
+    }
+    let backend = config.comm.backend;
+    let session = match member.ranks {
+        1 => Session::alone(backend)?,
+        _ => {
+            let rendezvous = Rendezvous::of(&|name: &str| std::env::var(name).ok(), &member)?;
+            let timeout = Duration::from_secs(config.comm.init_timeout_seconds);
+            Session::open(member, &rendezvous, backend, timeout)?
+        }
+    };
+    train::run(config, &session, &stop).map_err(|error| session.fail(error))
+}
+
+/// Says what went wrong, unless another rank says it.
+fn fail(error: &Error) -> ExitCode {
+    if !matches!(error, Error::Elsewhere { .. }) {
+        error!("{}", error.with_causes());
+    }
+    ExitCode::from(error.exit_code())
+}

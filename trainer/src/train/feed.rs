@@ -1,0 +1,100 @@
+//! What a step takes from its surroundings: text, the copy of a save, the wish to stop. And the time that it waits.
+
+use super::setup::Setup;
+use crate::error::Result;
+use crate::run::{Sequences, Surroundings};
+use crate::stop::Stop;
+use data::{Loader, Step};
+use dcp::save::Saving;
+use std::time::{Duration, Instant};
+use tch::{Device, Tensor};
+use tracing::warn;
+
+/// One rank's text and what else a step waits for.
+pub(super) struct Feed {
+    loader: Loader,
+    stop: Stop,
+    /// The save whose copy of the state is being made.
+    pub(super) saving: Option<Saving>,
+    turns: i64,
+    seq_len: i64,
+    device: Device,
+    /// Waited for text, since somebody asked.
+    data_loading: Duration,
+    /// Waited for saves, since somebody asked.
+    checkpoint_wait: Duration,
+}
+
+impl Feed {
+    pub(super) fn new(loader: Loader, setup: &Setup, stop: Stop) -> Self {
+        Feed {
+            loader,
+            stop,
+            saving: None,
+            turns: setup.batch.accumulation_steps as i64,
+            seq_len: setup.seq_len,
+            device: setup.device,
+            data_loading: Duration::ZERO,
+            checkpoint_wait: Duration::ZERO,
+        }
+    }
+
+    /// Where this rank's data stands, as JSON.
+    ///
+    /// Errors: none for a loader's state.
+    pub(super) fn place(&self) -> Result<String> {
+        Ok(self.loader.state().to_json()?)
+    }
+
+    /// Notes a wait for a save.
+    pub(super) fn waited(&mut self, wait: Duration) {
+        self.checkpoint_wait += wait;
+    }
+
+    /// The time waited for text and for saves, since this was last asked.
+    pub(super) fn take_waits(&mut self) -> (Duration, Duration) {
+        (std::mem::take(&mut self.data_loading), std::mem::take(&mut self.checkpoint_wait))
+    }
+}
+
+/// A rank's part of a step, cut into turns.
+///
+/// Errors: what libtorch gives.
+pub(super) fn sequences(step: &Step, turns: i64, seq_len: i64, device: Device) -> Result<Vec<Sequences>> {
+    let tensor = |tokens: &[i64]| -> Result<Tensor> {
+        Ok(Tensor::f_from_slice(tokens)?.f_view([turns, -1, seq_len])?.f_to_device(device)?)
+    };
+    let (inputs, labels) = (tensor(&step.inputs)?, tensor(&step.labels)?);
+    (0..turns)
+        .map(|turn| Ok(Sequences { inputs: inputs.f_get(turn)?, labels: labels.f_get(turn)? }))
+        .collect()
+}
+
+impl Surroundings for Feed {
+    fn load_batch(&mut self) -> Result<Option<Vec<Sequences>>> {
+        let begun = Instant::now();
+        let step = self.loader.next_step()?;
+        self.data_loading += begun.elapsed();
+        let Some(step) = step else {
+            if let Some(why) = self.loader.out_of_data() {
+                warn!("{why}");
+            }
+            return Ok(None);
+        };
+        step.notices.iter().for_each(|notice| warn!("{notice}"));
+        sequences(&step, self.turns, self.seq_len, self.device).map(Some)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stop.is_asked()
+    }
+
+    fn wait_staged(&mut self) -> Result<()> {
+        if let Some(saving) = self.saving.take() {
+            let begun = Instant::now();
+            saving.wait_staged();
+            self.checkpoint_wait += begun.elapsed();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,269 @@
+//! What a run is made of, before its state.
+
+use super::place;
+use crate::begin;
+use crate::error::{Error, Result};
+use crate::ffi::rng;
+use crate::groups::Groups;
+use crate::model::{self, Model};
+use crate::optimizer::{Optimizer, Rule};
+use crate::run::{Programs, Runner};
+use crate::session::Session;
+use crate::shard::Precision;
+use data::{Corpus, DataOptions, Dataset, Loader, State, Tokenizer};
+use job::batch::Batch;
+use job::config::{
+    AcMode, Config, Dataloader, OptimizerName, ParamDtype, ReduceDtype, ReshardPolicy, SelectiveOption,
+};
+use job::flops;
+use job::lr::Schedule;
+use job::mesh::{Group, ParallelDims};
+use job::program::{Plan, Reduction, Reshard, UnitPlan, build, build_evaluation};
+use std::sync::Arc;
+use tch::{Device, Kind};
+use tracing::{info, warn};
+
+/// What a run is made of.
+pub(super) struct Setup {
+    pub(super) dims: ParallelDims,
+    pub(super) batch: Batch,
+    pub(super) schedule: Schedule,
+    pub(super) model: Box<dyn Model>,
+    pub(super) device: Device,
+    pub(super) rank: u32,
+    pub(super) seq_len: i64,
+    /// Of parameters and of everything random.
+    pub(super) seed: u64,
+    corpus: Arc<Corpus>,
+    tokenizer: Arc<Tokenizer>,
+}
+
+impl Setup {
+    /// Opens and checks everything that a run needs.
+    ///
+    /// Errors: what does not fit, what is not there.
+    pub(super) fn new(config: &Config, session: &Session, seed: u64) -> Result<Self> {
+        let ranks = session.member.ranks;
+        // Both hold by `Config::validate`.
+        let dims = ParallelDims::new(&config.parallelism, ranks).map_err(|errors| {
+            Error::Usage(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+        })?;
+        let batch = Batch::new(config, &dims).map_err(|error| Error::Usage(error.to_string()))?;
+        for (name, degree) in [("tensor", dims.tp), ("pipeline", dims.pp), ("context", dims.cp)] {
+            if degree > 1 {
+                return Err(Error::Usage(format!(
+                    "parallelism.{name}_parallel_degree = {degree}: this version trains with data parallelism only; set it \
+                     to 1"
+                )));
+            }
+        }
+        if config.training.threads > 0 {
+            rng::set_threads(u32::try_from(config.training.threads).unwrap_or(u32::MAX))?;
+        }
+        let debug = &config.debug;
+        rng::set_deterministic(debug.deterministic, debug.deterministic_warn_only)?;
+        rng::manual_seed(seed)?;
+        let seq_len = longest(config);
+        let model = model::build(config.model()?, seq_len, session.device)?;
+        let training = &config.training;
+        let dataset = Dataset::find(&training.dataset)?;
+        let corpus = Corpus::open(dataset, &place::open(dataset.path(training.dataset_path.as_deref())?)?)?;
+        let tokenizer = Tokenizer::open(&place::open(&config.model.hf_assets_path)?)?;
+        fits(&tokenizer, &*model, &config.model.hf_assets_path)?;
+        Ok(Setup {
+            dims,
+            batch,
+            schedule: Schedule::new(config),
+            model,
+            device: session.device,
+            rank: session.member.rank,
+            seq_len: training.seq_len as i64,
+            seed,
+            corpus: Arc::new(corpus),
+            tokenizer: Arc::new(tokenizer),
+        })
+    }
+
+    /// Logs what there is.
+    pub(super) fn describe(&self, config: &Config) {
+        let spec = self.model.spec();
+        let total: u64 = flops::parameters(spec).map_or(0, |parameters| parameters.total);
+        info!("Model {} {} size: {} total parameters", spec.family, spec.flavor, grouped(total));
+        let ParallelDims { dp_replicate, dp_shard, .. } = self.dims;
+        let Batch { global, local, accumulation_steps, .. } = self.batch;
+        info!(
+            "dp_replicate {dp_replicate} x dp_shard {dp_shard}; global batch size {global} = local {local} x \
+             {} ranks x {accumulation_steps} turns; sequence length {}; seed {}",
+            self.dims.batch(),
+            self.seq_len,
+            self.seed
+        );
+        if self.schedule.is_warmup_cut {
+            let (warmup, steps) = (config.lr_scheduler.warmup_steps, self.schedule.warmup);
+            warn!("lr_scheduler.warmup_steps = {warmup} is more than there are steps; {steps} are taken");
+        }
+        let objects = self.corpus.objects().len();
+        info!("data: {objects} objects of {} bytes", grouped(self.corpus.byte_len()));
+    }
+
+    /// The process groups.
+    ///
+    /// Errors: what making them gives.
+    pub(super) fn groups(&self, session: &Session) -> Result<Groups> {
+        match session.world()? {
+            None => Ok(Groups::default()),
+            Some(world) => Groups::of_mesh(world, &self.dims, &|group| session.accelerate(group)),
+        }
+    }
+
+    /// Model and optimizer as they begin, with the programs of a step.
+    ///
+    /// Errors: what libtorch gives.
+    pub(super) fn runner<'a>(&'a self, config: &Config, groups: &'a Groups) -> Result<Runner<'a>> {
+        let training = &config.training;
+        let precision = Precision {
+            param: match training.mixed_precision_param {
+                ParamDtype::Bfloat16 => Kind::BFloat16,
+                ParamDtype::Float32 => Kind::Float,
+            },
+            reduce: match training.mixed_precision_reduce {
+                ReduceDtype::Float32 => Kind::Float,
+            },
+        };
+        let units = begin::units(&*self.model, groups, precision, self.device, self.seed)?;
+        let rule = match config.optimizer.name {
+            OptimizerName::Adam => Rule::Adam,
+            OptimizerName::AdamW => Rule::AdamW,
+        };
+        let optimizer = Optimizer::new(rule, &units)?;
+        let plan = self.plan(config, units.iter().any(crate::shard::Unit::is_gathered))?;
+        let evaluate =
+            config.validation.enable.then(|| build_evaluation(&Plan { microbatches: 1, ..plan.clone() }));
+        let programs = Programs { train: build(&plan), evaluate };
+        Runner::new(&*self.model, groups, units, optimizer, programs, training.max_norm)
+    }
+
+    fn plan(&self, config: &Config, gathered: bool) -> Result<Plan> {
+        let ac = &config.activation_checkpoint;
+        let every = match (ac.mode, ac.selective_ac_option) {
+            (AcMode::None, _) => None,
+            (AcMode::Full, _) | (AcMode::Selective, SelectiveOption::Every(0)) => Some(1),
+            (AcMode::Selective, SelectiveOption::Every(blocks)) => Some(blocks as usize),
+            (AcMode::Selective, SelectiveOption::Operations) | (AcMode::MemoryBudget, _) => {
+                return Err(Error::Usage(
+                    "activation_checkpoint.selective_ac_option = \"op\" is not built; give a number of blocks, as \"2\", or \
+                     set activation_checkpoint.mode to \"full\""
+                        .to_owned(),
+                ));
+            }
+        };
+        let blocks = self.model.blocks();
+        let unit = |unit: usize| UnitPlan {
+            recompute: blocks.contains(&unit)
+                && every.is_some_and(|every| (unit - blocks.start + 1).is_multiple_of(every)),
+        };
+        Ok(Plan {
+            units: (0..self.model.units().len()).map(unit).collect(),
+            microbatches: self.batch.accumulation_steps as u32,
+            gathered,
+            reshard: match config.parallelism.fsdp_reshard_after_forward {
+                ReshardPolicy::Default => Reshard::Default,
+                ReshardPolicy::Always => Reshard::Always,
+                ReshardPolicy::Never => Reshard::Never,
+            },
+            prefetch_units: 1,
+            reduction: Reduction::EveryMicrobatch,
+            reductions_max: 1,
+        })
+    }
+
+    /// The data from its beginning, or from where ranks of an earlier run were.
+    ///
+    /// Errors: as of [`Loader`].
+    pub(super) fn loader(&self, config: &Config, from: &[String]) -> Result<Loader> {
+        let training = &config.training;
+        let options = DataOptions::new(
+            self.corpus.clone(),
+            self.tokenizer.clone(),
+            training.seq_len as usize,
+            self.batch.global,
+        );
+        let Dataloader { num_workers, prefetch_factor, .. } = training.dataloader;
+        let options = DataOptions {
+            rank: u64::from(self.dims.coordinate(Group::Batch, self.rank)),
+            ranks: u64::from(self.dims.batch()),
+            virtual_shards: (training.virtual_shards > 0).then_some(training.virtual_shards),
+            workers: num_workers as usize,
+            prefetch_steps: prefetch_factor.unwrap_or(2) as usize,
+            ..options
+        };
+        match from {
+            [] => Ok(Loader::open(&options)?),
+            from => {
+                let states = from.iter().map(|json| State::from_json(json)).collect::<Result<_, _>>()?;
+                Ok(Loader::resume(&options, &State::merge(states)?)?)
+            }
+        }
+    }
+}
+
+/// Tokens of the longest sequence that the model will see.
+fn longest(config: &Config) -> i64 {
+    let validated = if config.validation.enable { config.validation.seq_len } else { 0 };
+    config.training.seq_len.max(validated) as i64
+}
+
+/// Whether this rank has rank 0's configuration.
+///
+/// Errors: [`Error::Usage`] that names the first key that differs; ranks that do not come.
+pub(super) fn same_everywhere(config: &Config, session: &Session) -> Result<()> {
+    let values = |config: &Config| -> Vec<String> {
+        config.values().iter().map(|(row, value)| format!("{} = {value}", row.path)).collect()
+    };
+    let own = values(config);
+    let first = session.coordinator.share("configuration/values", own.join("\n").as_bytes())?;
+    let first = String::from_utf8_lossy(&first);
+    match first.split('\n').zip(&own).find(|(first, own)| first != own) {
+        None => Ok(()),
+        Some((first, own)) => Err(Error::Usage(format!(
+            "rank {} was started with {own}, rank 0 with {first}; start all ranks with the same configuration",
+            session.member.rank
+        ))),
+    }
+}
+
+/// The seed that is named, or one by chance, the same on every rank.
+///
+/// Errors: ranks that do not come.
+pub(super) fn shared_seed(named: Option<u64>, session: &Session) -> Result<u64> {
+    if let Some(seed) = named {
+        return Ok(seed);
+    }
+    let own = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), session.member.rank);
+    let shared = session.coordinator.share("seed", &own.to_le_bytes())?;
+    Ok(shared.try_into().map_or(own, u64::from_le_bytes))
+}
+
+/// Whether every token of the tokenizer is one of the model's.
+fn fits(tokenizer: &Tokenizer, model: &dyn Model, folder: &str) -> Result<()> {
+    let (spec, tokens) = (model.spec(), tokenizer.vocab_size() as u64);
+    let embedding = spec.params.iter().find(|param| param.fqn == "tok_embeddings.weight");
+    match embedding.and_then(|param| param.shape.first()) {
+        Some(&rows) if rows < tokens => Err(Error::Usage(format!(
+            "model.hf_assets_path = {folder:?}: the tokenizer has {tokens} tokens, but {} embeds {rows}; give the tokenizer of \
+             the model, or another model.flavor",
+            spec.name()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// A number with commas between thousands.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let group = |(at, digit): (usize, char)| {
+        let comma = at > 0 && (digits.len() - at).is_multiple_of(3);
+        comma.then_some(',').into_iter().chain([digit])
+    };
+    digits.chars().enumerate().flat_map(group).collect()
+}
