@@ -12,6 +12,7 @@ pub mod dequantised;
 pub mod dialect;
 pub mod error;
 pub mod exchange;
+pub mod export;
 pub mod families;
 pub mod init;
 pub mod joined;

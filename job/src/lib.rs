@@ -13,5 +13,6 @@ pub mod mesh;
 pub mod presets;
 pub mod program;
 pub mod saving;
+pub mod timeline;
 
 pub use error::{Error, Result};

@@ -8,6 +8,7 @@ use crate::ui;
 use convert::dequantised::dequantised;
 use convert::dialect::{DIALECTS, Dialect};
 use convert::exchange::{check_tied, inward};
+use convert::export::made_of;
 use dcp::format::{self, Reader};
 use dcp::storage::Place;
 use std::sync::Arc;
@@ -60,7 +61,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     let mut options = args.copying.options()?;
     args.cut.apply_where_cut(&mut options, &model, view.catalog().tensors.keys())?;
     options.keep_dtype = model.keep_dtype(view.catalog().tensors.keys());
-    options.made_of = super::made_of(&model, report.dialect);
+    options.made_of = made_of(&model, report.dialect);
     copy(&view, &destination, options, &args.copying)
 }
 

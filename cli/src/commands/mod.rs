@@ -16,7 +16,6 @@ mod verify;
 use crate::error::{Outcome, Result};
 use crate::ui;
 use ::convert::exchange::Report;
-use ::convert::spec::Model;
 use std::collections::BTreeMap;
 
 /// Every command.
@@ -69,11 +68,6 @@ fn note_names(report: &Report) {
         let count = ui::count(report.fused, "tensor");
         ui::note(format_args!("taken apart: {count} of queries, keys and values together"));
     }
-}
-
-/// What tells a conversion between the names and arrangements of a model from one of another model.
-fn made_of(model: &Model, names: &str) -> String {
-    format!("{} {}, names of {names}", model.name(), serde_json::Value::Object(model.config.clone()))
 }
 
 /// Tells what was left out, by reason.

@@ -5,6 +5,7 @@ use crate::args::{Copying, Cut, Destination, ModelChoice, dialect, format_named}
 use crate::error::{Outcome, Result};
 use crate::ui;
 use convert::dialect::{DIALECTS, Dialect};
+use convert::export::made_of;
 use convert::seed::Seed;
 use dcp::format::Reader;
 
@@ -42,6 +43,6 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     let mut options = args.copying.options()?;
     args.cut.apply_where_cut(&mut options, &model, seed.catalog().tensors.keys())?;
     options.keep_dtype = model.keep_dtype(seed.catalog().tensors.keys());
-    options.made_of = format!("seed {}, {}", args.seed, super::made_of(&model, args.dialect.name));
+    options.made_of = format!("seed {}, {}", args.seed, made_of(&model, args.dialect.name));
     copy(&seed, &destination, options, &args.copying)
 }

@@ -6,29 +6,15 @@ use crate::error::{CliError, Outcome, Result};
 use crate::place;
 use crate::ui;
 use convert::exchange::{Made, check_tied, made_of, others_of, outward};
+use convert::export::for_hugging_face;
 use convert::joined::Joined;
 use convert::spec::Model;
-use dcp::convert::Sharding;
 use dcp::format::{self, Reader};
-use dcp::model::{DType, Fqn};
+use dcp::model::Fqn;
 use dcp::storage::Place;
 use serde_json::json;
 use std::io::Write;
 use std::sync::Arc;
-
-/// Largest file that is copied beside the weights.
-const ASSET_BYTES_MAX: u64 = 256 << 20;
-/// Files beside the weights that are copied as they are, by name and by how the name begins.
-const ASSETS: &[&str] = &[
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "vocab.json",
-];
-const ASSET_PREFIX: &str = "tokenizer";
 
 /// Export a training checkpoint for Hugging Face
 ///
@@ -73,17 +59,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     super::note_left_out(&report.left_out);
     check_tied(&*source, &model, &report)?;
     let mut options = args.copying.options()?;
-    options.sharding = Sharding::Whole;
-    options.write.stem = Some(model.stem.to_owned());
-    options.keep_dtype = model.keep_dtype(view.catalog().tensors.keys());
-    let dtype =
-        options.dtype.or_else(|| view.catalog().tensors.values().next().map(|tensor| tensor.spec.dtype));
-    let mut beside = vec![("config.json".to_owned(), config(&model.config, dtype)?)];
-    if let Some(assets) = &assets {
-        beside.extend(tokenizer_files(assets)?);
-    }
-    options.beside = beside;
-    options.made_of = super::made_of(&model, report.dialect);
+    for_hugging_face(&mut options, &model, &view, &report, assets.as_ref())?;
     let Some(Others { base, names }) = others else {
         return copy(&view, &destination, options, &args.copying);
     };
@@ -138,28 +114,4 @@ fn print_plan(model: &Model, json: bool) -> Result<()> {
     let elements: u64 = made.iter().map(|made| made.shape.iter().product::<u64>()).sum();
     writeln!(out, "{}: {}, {elements} elements", model.name(), ui::count(made.len(), "tensor"))?;
     Ok(out.flush()?)
-}
-
-/// The config with the type of what is written; what it said of quantisation is no longer so.
-fn config(config: &convert::spec::Config, dtype: Option<DType>) -> Result<Vec<u8>> {
-    let mut config = config.clone();
-    config.remove("quantization_config");
-    if let Some(dtype) = dtype {
-        let name = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
-        config.insert(name.to_owned(), json!(dtype.name()));
-    }
-    let mut bytes = serde_json::to_vec_pretty(&config).map_err(std::io::Error::from)?;
-    bytes.push(b'\n');
-    Ok(bytes)
-}
-
-fn tokenizer_files(assets: &Place) -> Result<Vec<(String, Vec<u8>)>> {
-    let mut found = Vec::new();
-    for object in assets.store.list(&assets.key)? {
-        let Some(name) = object.key.below(&assets.key) else { continue };
-        if ASSETS.contains(&name) || (name.starts_with(ASSET_PREFIX) && !name.contains('/')) {
-            found.push((name.to_owned(), assets.store.get(&object.key, ASSET_BYTES_MAX)?));
-        }
-    }
-    Ok(found)
 }
