@@ -5,6 +5,8 @@ mod figures;
 mod place;
 mod saves;
 mod setup;
+mod trace;
+mod validation;
 
 use crate::error::Result;
 use crate::optimizer::Settings;
@@ -17,7 +19,9 @@ use job::saving;
 use saves::Saves;
 use setup::Setup;
 use std::time::Duration;
+use trace::Trace;
 use tracing::{info, warn};
+use validation::Validation;
 
 /// Trains as configured, from where the run stands to its last step.
 ///
@@ -30,9 +34,10 @@ pub fn run(config: &Config, session: &Session, stop: &Stop) -> Result<()> {
     let groups = setup.groups(session)?;
     let mut runner = setup.runner(config, &groups)?;
     let mut saves = session.together("saves", Saves::open(config, session, &setup))?;
-    let resumed = saves.resume(&runner)?;
+    let validation = session.together("validation", Validation::open(config, &setup))?;
+    let resumed = saves.resume(config, session, &runner)?;
     let loader = session.together("data", setup.loader(config, &resumed.data))?;
-    let mut feed = Feed::new(loader, &setup, stop.clone());
+    let mut feed = Feed::new(loader, &setup, stop.clone(), Trace::new(config, session.member.rank));
     let mut figures = Figures::new(config, &setup, &groups, resumed.tokens_seen);
     let steps = config.training.steps;
     if resumed.step >= steps {
@@ -56,6 +61,13 @@ pub fn run(config: &Config, session: &Session, stop: &Stop) -> Result<()> {
         figures.stepped(step, settings.lr, &report, &mut feed)?;
         if let Some(due) = saving::due(&config.checkpoint, step, steps, report.is_stopping) {
             saves.save(step, due, &runner, &mut feed, figures.tokens_seen())?;
+        }
+        if let Some(validation) = validation.as_ref().filter(|validation| validation.is_due(step)) {
+            let found = validation.run(&mut runner, &groups)?;
+            figures.validated(step, &found);
+        }
+        if let Some(trace) = &mut feed.trace {
+            trace.stepped(step)?;
         }
         if step == resumed.step + 1 {
             groups.set_timeout(Duration::from_secs(config.comm.train_timeout_seconds))?;

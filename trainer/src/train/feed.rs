@@ -1,11 +1,13 @@
 //! What a step takes from its surroundings: text, the copy of a save, the wish to stop. And the time that it waits.
 
 use super::setup::Setup;
+use super::trace::Trace;
 use crate::error::Result;
 use crate::run::{Sequences, Surroundings};
 use crate::stop::Stop;
 use data::{Loader, Step};
 use dcp::save::Saving;
+use job::program::Instruction;
 use std::time::{Duration, Instant};
 use tch::{Device, Tensor};
 use tracing::warn;
@@ -16,6 +18,8 @@ pub(super) struct Feed {
     stop: Stop,
     /// The save whose copy of the state is being made.
     pub(super) saving: Option<Saving>,
+    /// What records steps, where something does.
+    pub(super) trace: Option<Trace>,
     turns: i64,
     seq_len: i64,
     device: Device,
@@ -26,11 +30,12 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    pub(super) fn new(loader: Loader, setup: &Setup, stop: Stop) -> Self {
+    pub(super) fn new(loader: Loader, setup: &Setup, stop: Stop, trace: Option<Trace>) -> Self {
         Feed {
             loader,
             stop,
             saving: None,
+            trace,
             turns: setup.batch.accumulation_steps as i64,
             seq_len: setup.seq_len,
             device: setup.device,
@@ -96,5 +101,11 @@ impl Surroundings for Feed {
             self.checkpoint_wait += begun.elapsed();
         }
         Ok(())
+    }
+
+    fn carried_out(&mut self, instruction: Instruction, begun: Instant) {
+        if let Some(trace) = &mut self.trace {
+            trace.instruction(instruction, begun);
+        }
     }
 }

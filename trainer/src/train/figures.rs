@@ -2,6 +2,7 @@
 
 use super::feed::Feed;
 use super::setup::Setup;
+use super::validation::Validated;
 use crate::error::Result;
 use crate::ffi::process_group::ReduceOp;
 use crate::groups::Groups;
@@ -68,6 +69,14 @@ impl<'a> Figures<'a> {
         );
         (self.since, self.steps) = (Instant::now(), 0);
         Ok(())
+    }
+
+    /// Logs a validation.
+    pub(super) fn validated(&mut self, step: u64, found: &Validated) {
+        let tps = found.tokens as f64 / found.took.as_secs_f64();
+        info!("validate step: {step:2}  loss: {:7.4}  tps: {tps:.0}", found.loss);
+        // What follows is no part of it.
+        self.since += found.took;
     }
 
     /// The loss over all tokens, and the largest of a rank over its own.

@@ -1,23 +1,30 @@
 //! The checkpoints of a run: what it starts from, what is saved when, what stays.
 
+mod after;
+mod start;
+
 use super::feed::Feed;
 use super::place;
 use super::setup::Setup;
 use crate::checkpoint::{self, Progress};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::run::Runner;
 use crate::session::Session;
+use after::{After, Chores, Export};
+use convert::spec::Model;
+use dcp::convert::Task;
 use dcp::coordinate::Coordinator;
 use dcp::format;
-use dcp::load::newest_complete;
 use dcp::plan::Degrees;
 use dcp::save::{SaveOptions, Saver, Saving};
 use dcp::storage::Place;
 use job::config::{AsyncMode, Checkpoint, Config};
 use job::saving::Due;
+use start::{Choice, Start};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Instant;
-use tracing::info;
+use tracing::{info, warn};
 
 /// Where a run goes on from.
 #[derive(Debug, Default)]
@@ -34,21 +41,31 @@ pub(super) struct Resumed {
 pub(super) struct Saves {
     config: Checkpoint,
     run: Place,
+    /// Folder of exports, and of the tokenizer that goes with them.
+    exports: Place,
+    assets: Place,
+    model: Model,
     coordinator: Arc<dyn Coordinator>,
     saver: Option<Saver>,
     /// The save under way.
     current: Option<Current>,
+    after: After,
     degrees: Degrees,
     rank: u32,
+    ranks: u32,
 }
 
 struct Current {
     step: u64,
+    due: Due,
     saving: Saving,
     begun: Instant,
 }
 
 impl Saves {
+    /// Opens the run's folder; nothing is written.
+    ///
+    /// Errors: a folder that is no place, an unknown setting of its store.
     pub(super) fn open(config: &Config, session: &Session, setup: &Setup) -> Result<Self> {
         let checkpoint = &config.checkpoint;
         let run = place::output(&config.job.dump_folder, &checkpoint.folder)?;
@@ -58,6 +75,7 @@ impl Saves {
                 if checkpoint.staging_bytes_max > 0 {
                     options.memory_bytes_max = checkpoint.staging_bytes_max;
                 }
+                options.write_threads = checkpoint.writer_threads as usize;
                 Some(Saver::new(run.clone(), options, session.coordinator.clone())?)
             }
             false => None,
@@ -65,39 +83,64 @@ impl Saves {
         Ok(Saves {
             config: checkpoint.clone(),
             run,
+            exports: place::output(&config.job.dump_folder, &checkpoint.export_hf_folder)?,
+            assets: place::open(&config.model.hf_assets_path)?,
+            model: setup.model.spec().clone(),
             coordinator: session.coordinator.clone(),
             saver,
             current: None,
+            after: After::default(),
             degrees: setup.dims.degrees(),
-            rank: setup.rank,
+            rank: session.member.rank,
+            ranks: session.member.ranks,
         })
     }
 
-    /// Loads what the run goes on from.
-    pub(super) fn resume(&mut self, runner: &Runner) -> Result<Resumed> {
+    /// Loads what the run goes on from. Called by all ranks alike.
+    ///
+    /// Errors: what was asked for and is not there, or cannot be loaded.
+    pub(super) fn resume(&mut self, config: &Config, session: &Session, runner: &Runner) -> Result<Resumed> {
         if !self.config.enable {
             return Ok(Resumed::default());
         }
-        let is_there = self.coordinator.rank() == 0 && newest_complete(&self.run, None).is_ok();
-        let is_there = self.coordinator.share("resume", &[u8::from(is_there)])?;
-        if is_there == [0] {
-            info!("{}: no checkpoint; the run starts from its beginning", self.run.display());
-            return Ok(Resumed::default());
+        let Choice { start, notes } = self.choose(config, session)?;
+        notes.iter().for_each(|note| warn!("{note}"));
+        match start {
+            Start::Beginning => {
+                info!("{}: no checkpoint; the run starts from its beginning", self.run.display());
+                Ok(Resumed::default())
+            }
+            Start::Newest => {
+                let progress = checkpoint::load(
+                    &self.run,
+                    &*self.coordinator,
+                    "load",
+                    &runner.units,
+                    &runner.optimizer,
+                    self.degrees,
+                )?;
+                Ok(Resumed { step: progress.step, tokens_seen: 0, data: progress.data })
+            }
+            other => Err(Error::Usage(format!("{other:?}"))),
         }
-        let progress = checkpoint::load(
-            &self.run,
-            &*self.coordinator,
-            "load",
-            &runner.units,
-            &runner.optimizer,
-            self.degrees,
-        )?;
-        Ok(Resumed { step: progress.step, tokens_seen: 0, data: progress.data })
     }
 
-    /// Looks after the save under way.
+    /// What rank 0 decides.
+    fn choose(&self, config: &Config, session: &Session) -> Result<Choice> {
+        let own = match self.rank {
+            0 => Choice::of(config, &self.run).map(Some),
+            _ => Ok(None),
+        };
+        let own = session.together("start", own)?;
+        let said = own.as_ref().map_or_else(|| Ok(Vec::new()), serde_json::to_vec);
+        let said = said.map_err(|error| Error::Usage(error.to_string()))?;
+        let heard = self.coordinator.share("start/choice", &said)?;
+        serde_json::from_slice(&heard).map_err(|error| Error::Usage(format!("rank 0's choice: {error}")))
+    }
+
+    /// Looks after the save under way. Between steps, by all ranks.
     ///
-    /// Errors: what it failed with.
+    /// Errors: what it failed with, or what followed it.
     pub(super) fn look(&mut self) -> Result<()> {
         match self.current.take_if(|current| current.saving.is_done()) {
             Some(current) => self.done(current),
@@ -106,17 +149,53 @@ impl Saves {
     }
 
     fn done(&mut self, current: Current) -> Result<()> {
-        let Current { step, saving, begun } = current;
+        let Current { step, due, saving, begun } = current;
         let saved = saving.wait_done()?;
         info!(
-            "saved step {step} in {:.2} s, {} bytes here",
+            "saved step {step} to {} in {:.2} s, {} bytes of this rank",
+            self.run.display(),
             begun.elapsed().as_secs_f64(),
-            saved.staged_bytes
+            saved.staged_bytes + saved.streamed_bytes
         );
-        Ok(())
+        if saved.streamed_bytes > 0 {
+            warn!(
+                "{} bytes had no room in checkpoint.staging_bytes_max = {} and were copied while they were written, which \
+                 the step waits for",
+                saved.streamed_bytes, self.config.staging_bytes_max
+            );
+        }
+        if !saved.exclusive {
+            warn!(
+                "{}: the store does not keep two jobs from saving one step; see to it that there is one job",
+                self.run.display()
+            );
+        }
+        self.after.begin(self.chores(step, due)?)
     }
 
-    /// Saves a step.
+    fn chores(&self, step: u64, due: Due) -> Result<Chores> {
+        let folder = format!("step-{step}");
+        let within = |run: &Place| -> Result<Place> {
+            Ok(Place { store: run.store.clone(), key: run.key.join(&folder)? })
+        };
+        let export = match due.is_exported {
+            true => Some(Export {
+                from: within(&self.run)?,
+                to: within(&self.exports)?,
+                model: self.model.clone(),
+                dtype: self.config.export_dtype.dtype(),
+                assets: self.assets.clone(),
+                task: Task::new(self.rank, self.ranks)?,
+            }),
+            false => None,
+        };
+        let keep = NonZeroUsize::new(self.config.keep_latest_k as usize).filter(|_| self.rank == 0);
+        Ok(Chores { export, prune: keep.map(|keep| (self.run.clone(), keep)) })
+    }
+
+    /// Saves a step. Called by all ranks alike; returns when the next step may begin.
+    ///
+    /// Errors: what this save failed with where it is waited for, else what the one before did.
     pub(super) fn save(
         &mut self,
         step: u64,
@@ -127,17 +206,14 @@ impl Saves {
     ) -> Result<()> {
         let begun = Instant::now();
         // One save at a time.
-        self.finish()?;
+        self.wait()?;
         let Some(saver) = &mut self.saver else { return Ok(()) };
         let progress = Progress { step, data: vec![feed.place()?] };
         let state = checkpoint::state(&runner.units, &runner.optimizer, self.degrees, self.rank, &progress)?;
         let saving = saver.save(step, state)?;
-        self.current = Some(Current { step, saving: saving.clone(), begun });
+        self.current = Some(Current { step, due, saving: saving.clone(), begun });
         match (due.is_last, self.config.async_mode) {
-            (true, _) | (_, AsyncMode::Disabled) => {
-                saving.wait_staged();
-                self.finish()?;
-            }
+            (true, _) | (_, AsyncMode::Disabled) => self.wait()?,
             (false, AsyncMode::Async) => saving.wait_staged(),
             (false, AsyncMode::AsyncWithPinnedMem) => feed.saving = Some(saving),
         }
@@ -145,13 +221,19 @@ impl Saves {
         Ok(())
     }
 
-    /// Waits for what is under way.
-    ///
-    /// Errors: what it failed with.
-    pub(super) fn finish(&mut self) -> Result<()> {
+    /// Waits for the save under way.
+    fn wait(&mut self) -> Result<()> {
         match self.current.take() {
             Some(current) => self.done(current),
             None => Ok(()),
         }
+    }
+
+    /// Waits for all that is under way.
+    ///
+    /// Errors: what it failed with.
+    pub(super) fn finish(&mut self) -> Result<()> {
+        self.wait()?;
+        self.after.finish()
     }
 }

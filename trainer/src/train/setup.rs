@@ -34,8 +34,8 @@ pub(super) struct Setup {
     pub(super) seq_len: i64,
     /// Of parameters and of everything random.
     pub(super) seed: u64,
+    pub(super) tokenizer: Arc<Tokenizer>,
     corpus: Arc<Corpus>,
-    tokenizer: Arc<Tokenizer>,
 }
 
 impl Setup {
@@ -177,6 +177,11 @@ impl Setup {
         })
     }
 
+    /// This rank among those with other sequences.
+    pub(super) fn batch_rank(&self) -> u64 {
+        self.dims.coordinate(Group::Batch, self.rank).into()
+    }
+
     /// The data from its beginning, or from where ranks of an earlier run were.
     ///
     /// Errors: as of [`Loader`].
@@ -190,7 +195,7 @@ impl Setup {
         );
         let Dataloader { num_workers, prefetch_factor, .. } = training.dataloader;
         let options = DataOptions {
-            rank: u64::from(self.dims.coordinate(Group::Batch, self.rank)),
+            rank: self.batch_rank(),
             ranks: u64::from(self.dims.batch()),
             virtual_shards: (training.virtual_shards > 0).then_some(training.virtual_shards),
             workers: num_workers as usize,

@@ -42,8 +42,7 @@ impl Validation {
             return Ok(None);
         }
         let dataset = Dataset::find(&validation.dataset)?;
-        let corpus =
-            Corpus::open(dataset, &place::open(dataset.path(validation.dataset_path.as_deref())?)?)?;
+        let corpus = Corpus::open(dataset, &place::open(dataset.path(validation.dataset_path.as_deref())?)?)?;
         let ranks = u64::from(setup.dims.batch());
         let batches = u64::try_from(validation.steps).ok();
         let options = DataOptions::new(

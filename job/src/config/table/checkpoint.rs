@@ -47,6 +47,8 @@ section! {
         format: CheckpointFormat = CheckpointFormat::Titan, ours();
         /// Bytes of host memory that a save may hold per rank; a larger one is split, and its step waits. 0 sets no bound.
         staging_bytes_max: u64 = 0, ours();
+        /// Threads per rank that sum and write what is saved, beside the training.
+        writer_threads: u64 = 2, ours(), must_be(Rule::AtLeast(1));
         /// Steps between exports as Hugging Face models, with config and tokenizer; 0 means none.
         export_hf_interval: u64 = 0, ours();
         /// Where exports go: a folder in dump_folder, an absolute path, or a URL; a folder for each step.
