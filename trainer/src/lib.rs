@@ -6,6 +6,7 @@ pub mod coordinate;
 pub mod error;
 pub mod ffi;
 pub mod groups;
+pub mod metrics;
 pub mod model;
 pub mod optimizer;
 pub mod run;
