@@ -83,6 +83,9 @@ impl Metrics {
         if !options.log_ranks.shows(metrics_rank) {
             warn!("the loss is not visible: it is on rank {metrics_rank}; add this rank to LOG_RANK");
         }
+        if options.costs.flops_per_token.is_some() && !options.costs.peak.is_known {
+            warn!("the peak of this device is not known; mfu is a share of an A100's, which means little");
+        }
         let mut events = None;
         if config.enable_tensorboard && (has_loss || config.save_for_all_ranks) {
             let folder = tensorboard::folder(dump_folder, config, options.started, rank);

@@ -1,9 +1,10 @@
 //! The progress gauge: steps done, loss, throughput and the time that is left, on a terminal's standard error.
 
 use super::screen::Screen;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use std::fmt::Write;
 
-const STYLE: &str = "step {pos}/{len} {wide_bar} {percent}% {msg}{eta} left";
+const STYLE: &str = "step {pos}/{len} {wide_bar} {percent}% {msg}{left} left";
 
 /// A bar, until it is dropped. Where standard error is no terminal there is none.
 #[derive(Debug)]
@@ -16,6 +17,7 @@ impl Progress {
     /// Shows the bar of a training of `steps_total` steps, of which others have been done before.
     pub(super) fn new(screen: Screen, target: ProgressDrawTarget, steps_done: u64, steps_total: u64) -> Self {
         let style = ProgressStyle::with_template(STYLE).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = style.with_key("left", write_left);
         let gauge = ProgressBar::with_draw_target(Some(steps_total), target).with_style(style);
         gauge.set_position(steps_done);
         // Steps of an earlier run say nothing of how fast this one is.
@@ -40,6 +42,16 @@ impl Progress {
         self.screen.share_with(None);
         self.gauge.finish_and_clear();
     }
+}
+
+/// The time that is left. Nobody knows before a step of this run is done.
+fn write_left(state: &ProgressState, text: &mut dyn Write) {
+    let is_unknown = state.eta().is_zero() && Some(state.pos()) != state.len();
+    // What a terminal is shown goes to a string first, which takes everything.
+    let _ = match is_unknown {
+        true => text.write_str("?"),
+        false => write!(text, "{:#}", HumanDuration(state.eta())),
+    };
 }
 
 impl Drop for Progress {
@@ -82,6 +94,7 @@ mod tests {
     fn lines_stand_above_the_bar() {
         let (terminal, screen, target) = terminal();
         let progress = Progress::new(screen.clone(), target, 0, 200);
+        assert!(terminal.contents().ends_with(" 0% ? left"), "{}", terminal.contents());
         screen.line("first");
         progress.step(50);
         progress.figures(2.34567, 12345.6);
@@ -92,7 +105,7 @@ mod tests {
         assert_eq!(lines[..2], ["first", "second"], "{contents}");
         assert!(lines[2].starts_with("step 50/200 "), "{contents}");
         assert!(lines[2].contains(" 25% loss 2.3457, 12346 tokens/s, "), "{contents}");
-        assert!(lines[2].ends_with(" left") && lines.len() == 3, "{contents}");
+        assert!(lines[2].ends_with("s left") && lines.len() == 3, "{contents}");
         drop(progress);
         screen.line("third");
         assert_eq!(terminal.contents(), "first\nsecond\nthird");

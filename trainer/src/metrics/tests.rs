@@ -15,6 +15,7 @@ struct Run {
     config: config::Metrics,
     rank: u32,
     log_ranks: LogRanks,
+    costs: Costs,
 }
 
 impl Run {
@@ -22,7 +23,7 @@ impl Run {
         let config =
             config::Metrics { enable_tensorboard: true, enable_jsonl: true, ..config::Metrics::default() };
         let folder = tempfile::tempdir().unwrap();
-        Run { folder, config, rank: 2, log_ranks: LogRanks::parse("2").unwrap() }
+        Run { folder, config, rank: 2, log_ranks: LogRanks::parse("2").unwrap(), costs: COSTS }
     }
 
     fn open(&self) -> Result<Metrics> {
@@ -34,7 +35,7 @@ impl Run {
             log_ranks: &self.log_ranks,
             is_coloured: false,
             screen: Screen::on(std::io::sink()),
-            costs: COSTS,
+            costs: self.costs,
             steps_done: 0,
             steps_total: 100,
             started: SystemTime::UNIX_EPOCH + Duration::from_secs(1_764_064_800),
@@ -225,6 +226,22 @@ fn a_loss_that_nobody_sees() {
 }
 
 #[test]
+fn a_device_without_a_known_peak() {
+    let warning =
+        "WARNING - the peak of this device is not known; mfu is a share of an A100's, which means little";
+    let peak = job::flops::peak("cpu", None);
+    // Where there is no figure for operations there is no mfu to warn of.
+    for (costs, is_warned) in [
+        (COSTS, false),
+        (Costs { peak, ..COSTS }, true),
+        (Costs { peak, flops_per_token: None, ..COSTS }, false),
+    ] {
+        let run = Run { costs, ..Run::new() };
+        assert_eq!(logged(|| drop(run.open().unwrap())).contains(&warning.to_owned()), is_warned);
+    }
+}
+
+#[test]
 fn trouble_with_memory_is_said_when_it_grows() {
     let run = Run { config: config::Metrics::default(), ..Run::new() };
     let lines = logged(|| {
@@ -254,4 +271,18 @@ fn threads_share_it() {
         (1..=200).for_each(|step| metrics.record(&record(step)));
     });
     assert_eq!((run.objects().len(), run.events()[0].len()), (400, 201));
+}
+
+#[test]
+fn the_page_lists_every_tag_and_key() {
+    let page = include_str!("../../../docs/metrics.md");
+    let rates = record(10).window.rates(&COSTS);
+    let mut names: Vec<_> =
+        tensorboard::step_scalars(&record(10), &rates).iter().map(|(tag, _)| (*tag).to_owned()).collect();
+    names.extend(tensorboard::validation_scalars(&validation()).iter().map(|(tag, _)| (*tag).to_owned()));
+    names.extend(jsonl::step_object(&record(10), &rates, 0.0, 0).keys().cloned());
+    names.extend(jsonl::validation_object(&validation(), 0.0, 0).keys().cloned());
+    names.extend(jsonl::event_object("saved", &[], 0.0, 0).keys().cloned());
+    let missing: Vec<_> = names.iter().filter(|name| !page.contains(&format!("`{name}`"))).collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }
