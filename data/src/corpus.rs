@@ -51,7 +51,10 @@ impl Corpus {
                 None => ignored.push(name),
             }
         }
-        let found = format!("{} other objects", ignored.len());
+        let found = match ignored.len() {
+            0 => "nothing is there".to_owned(),
+            others => format!("{others} other objects"),
+        };
         let mut keep = |objects: &mut Vec<Object>, is_meant: &dyn Fn(&Object) -> bool| {
             let others = objects.extract_if(.., |object| !is_meant(object));
             ignored.extend(others.map(|object| object.name));

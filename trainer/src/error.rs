@@ -50,6 +50,19 @@ pub enum Error {
     #[error("rank {rank} failed; its log says why")]
     Elsewhere { rank: u32, exit_code: u8 },
 
+    /// A file of metrics. The training can go on without it.
+    #[error(
+        "{file}: {action} failed; metrics go there: make its folder writable and see that there is room, or turn off \
+         metrics.{key}", file = file.display()
+    )]
+    Metrics {
+        file: PathBuf,
+        action: &'static str,
+        /// The key of the configuration that turned it on.
+        key: &'static str,
+        source: std::io::Error,
+    },
+
     #[error("{0}")]
     Usage(String),
 }

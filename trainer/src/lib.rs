@@ -8,7 +8,7 @@ pub mod error;
 pub mod ffi;
 pub mod groups;
 pub mod launch;
-pub mod log;
+pub mod metrics;
 pub mod model;
 pub mod optimizer;
 pub mod run;

@@ -2,13 +2,16 @@
 
 use job::config::{Config, Parsed};
 use job::launch::{Member, Rendezvous, member};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 use tracing::{error, info, warn};
 use trainer::arguments::{self, Command};
 use trainer::ffi::device::{self, CudaChoice, CudaLoaded};
+use trainer::metrics::{LogOptions, LogRanks, init_log, wants_colour};
 use trainer::session::Session;
 use trainer::stop::Stop;
+use trainer::train::Log;
 use trainer::{Error, Result, launch, train};
 
 fn main() -> ExitCode {
@@ -45,9 +48,13 @@ fn start(nproc: Option<u32>, flags: &[String]) -> ExitCode {
         (Err(error), _) => return fail(&error.into()),
     };
     let (rank, ranks) = member.map_or((0, nproc.unwrap_or(1)), |member| (member.rank, member.ranks));
-    trainer::log::start(rank);
     let read = Config::from_args(flags.to_vec(), |path| std::fs::read_to_string(path));
     let checked = read.and_then(|parsed| parsed.config.validate(ranks).map(|()| parsed));
+    let is_plain = checked.as_ref().is_ok_and(|parsed| parsed.config.metrics.disable_color_printing);
+    let log = match start_log(rank, is_plain) {
+        Ok(log) => log,
+        Err(error) => return fail(&error),
+    };
     let parsed = match checked {
         Ok(parsed) => parsed,
         // Every rank reads the same: one says it.
@@ -56,7 +63,7 @@ fn start(nproc: Option<u32>, flags: &[String]) -> ExitCode {
     };
     let outcome = match member {
         None => launch::run(ranks, flags),
-        Some(member) => be_rank(member, &parsed).map(|()| 0),
+        Some(member) => be_rank(member, &parsed, &log).map(|()| 0),
     };
     match outcome {
         Ok(code) => ExitCode::from(code),
@@ -64,7 +71,20 @@ fn start(nproc: Option<u32>, flags: &[String]) -> ExitCode {
     }
 }
 
-fn be_rank(member: Member, parsed: &Parsed) -> Result<()> {
+fn start_log(rank: u32, is_plain: bool) -> Result<Log> {
+    let ranks = match std::env::var("LOG_RANK") {
+        Ok(text) => LogRanks::parse(&text)?,
+        Err(_) => LogRanks::default(),
+    };
+    let no_color = std::env::var_os("NO_COLOR");
+    let is_coloured = wants_colour(std::io::stdout().is_terminal(), is_plain, no_color.as_deref());
+    let filter = std::env::var("RUST_LOG").ok();
+    let options = LogOptions { rank, log_ranks: &ranks, is_coloured, filter: filter.as_deref() };
+    let screen = init_log(&options)?;
+    Ok(Log { ranks, is_coloured, screen })
+}
+
+fn be_rank(member: Member, parsed: &Parsed, log: &Log) -> Result<()> {
     launch::end_with_launcher()?;
     // Before anything asks libtorch for CUDA.
     let cuda = device::load(&CudaChoice::from_env())?;
@@ -85,13 +105,17 @@ fn be_rank(member: Member, parsed: &Parsed) -> Result<()> {
             Session::open(member, &rendezvous, backend, timeout)?
         }
     };
-    train::run(config, &session, &stop).map_err(|error| session.fail(error))
+    train::run(config, &session, &stop, log).map_err(|error| session.fail(error))
 }
 
 /// Says what went wrong, unless another rank says it.
 fn fail(error: &Error) -> ExitCode {
-    if !matches!(error, Error::Elsewhere { .. }) {
-        error!("{}", error.with_causes());
+    let text = error.with_causes();
+    match error {
+        Error::Elsewhere { .. } => {}
+        // Before there is a log.
+        _ if !tracing::enabled!(tracing::Level::ERROR) => eprintln!("error: {text}"),
+        _ => error!("{text}"),
     }
     ExitCode::from(error.exit_code())
 }

@@ -9,11 +9,13 @@ mod trace;
 mod validation;
 
 use crate::error::Result;
-use crate::optimizer::Settings;
+use crate::groups::Groups;
+use crate::run::Runner;
 use crate::session::Session;
 use crate::stop::Stop;
 use feed::Feed;
 use figures::Figures;
+pub use figures::Log;
 use job::config::Config;
 use job::saving;
 use saves::Saves;
@@ -26,58 +28,89 @@ use validation::Validation;
 /// Trains as configured, from where the run stands to its last step.
 ///
 /// Errors: what the user got wrong, what a disk, a network or another rank did.
-pub fn run(config: &Config, session: &Session, stop: &Stop) -> Result<()> {
+pub fn run(config: &Config, session: &Session, stop: &Stop, log: &Log) -> Result<()> {
     session.together("configuration", setup::same_everywhere(config, session))?;
     let seed = setup::shared_seed(config.debug.seed, session)?;
     let setup = session.together("setup", Setup::new(config, session, seed))?;
     setup.describe(config);
+    session.together("configuration file", setup::show(config, session))?;
     let groups = setup.groups(session)?;
-    let mut runner = setup.runner(config, &groups)?;
+    let runner = setup.runner(config, &groups)?;
     let mut saves = session.together("saves", Saves::open(config, session, &setup))?;
     let validation = session.together("validation", Validation::open(config, &setup))?;
     let resumed = saves.resume(config, session, &runner)?;
     let loader = session.together("data", setup.loader(config, &resumed.data))?;
-    let mut feed = Feed::new(loader, &setup, stop.clone(), Trace::new(config, session.member.rank));
-    let mut figures = Figures::new(config, &setup, &groups, resumed.tokens_seen);
-    let steps = config.training.steps;
-    if resumed.step >= steps {
-        info!("training.steps = {steps} are done: nothing is left to do");
-        return saves.finish();
+    let feed = Feed::new(loader, &setup, stop.clone(), Trace::new(config, session.member.rank));
+    let done = (resumed.step, resumed.tokens_seen);
+    let figures = Figures::open(config, session, &setup, &groups, log, done)?;
+    let mut training =
+        Training { config, setup: &setup, groups: &groups, runner, saves, validation, feed, figures };
+    let outcome = training.run(resumed.step);
+    // Whatever came of it: what is reported of it is not lost.
+    training.figures.tell(training.saves.take_happenings());
+    training.figures.finish();
+    outcome
+}
+
+/// A run between two steps.
+struct Training<'a> {
+    config: &'a Config,
+    setup: &'a Setup,
+    groups: &'a Groups,
+    runner: Runner<'a>,
+    saves: Saves,
+    validation: Option<Validation>,
+    feed: Feed,
+    figures: Figures<'a>,
+}
+
+impl Training<'_> {
+    fn run(&mut self, done: u64) -> Result<()> {
+        let steps = self.config.training.steps;
+        if done >= steps {
+            info!("training.steps = {steps} are done: nothing is left to do");
+            return self.saves.finish();
+        }
+        info!("Training starts at step {}", done + 1);
+        for step in done + 1..=steps {
+            let Some(is_stopping) = self.step(step)? else {
+                warn!("Ran out of data; last step was canceled.");
+                break;
+            };
+            if step == done + 1 {
+                let timeout = Duration::from_secs(self.config.comm.train_timeout_seconds);
+                self.groups.set_timeout(timeout)?;
+            }
+            if is_stopping && step < steps {
+                info!("asked to stop: step {step} of {steps} is done");
+                return self.saves.finish();
+            }
+        }
+        self.saves.finish()?;
+        info!("Training completed");
+        Ok(())
     }
-    info!("Training starts at step {}", resumed.step + 1);
-    for step in resumed.step + 1..=steps {
-        let optimizer = &config.optimizer;
-        let settings = Settings {
-            lr: optimizer.lr * setup.schedule.factor(step - 1),
-            betas: (optimizer.beta1, optimizer.beta2),
-            eps: optimizer.eps,
-            weight_decay: optimizer.weight_decay,
-        };
-        saves.look()?;
-        let Some(report) = runner.step(settings, &mut feed)? else {
-            warn!("Ran out of data; last step was canceled.");
-            break;
-        };
-        figures.stepped(step, settings.lr, &report, &mut feed)?;
-        if let Some(due) = saving::due(&config.checkpoint, step, steps, report.is_stopping) {
-            saves.save(step, due, &runner, &mut feed, figures.tokens_seen())?;
+
+    /// One step and what follows it; `None` where there is no data for it. Gives whether the job was asked to stop.
+    fn step(&mut self, step: u64) -> Result<Option<bool>> {
+        let settings = self.setup.settings(self.config, step);
+        self.saves.look()?;
+        let Some(report) = self.runner.step(settings, &mut self.feed)? else { return Ok(None) };
+        self.figures.stepped(step, settings.lr, &report, &mut self.feed)?;
+        let steps = self.config.training.steps;
+        if let Some(due) = saving::due(&self.config.checkpoint, step, steps, report.is_stopping) {
+            let tokens_seen = self.figures.tokens_seen();
+            self.saves.save(step, due, &self.runner, &mut self.feed, tokens_seen)?;
         }
-        if let Some(validation) = validation.as_ref().filter(|validation| validation.is_due(step)) {
-            let found = validation.run(&mut runner, &groups)?;
-            figures.validated(step, &found);
+        self.figures.tell(self.saves.take_happenings());
+        if let Some(validation) = self.validation.as_ref().filter(|validation| validation.is_due(step)) {
+            // Parameters are not changed, so that a save may go on copying them.
+            let found = validation.run(&mut self.runner, self.groups)?;
+            self.figures.validated(step, &found)?;
         }
-        if let Some(trace) = &mut feed.trace {
+        if let Some(trace) = &mut self.feed.trace {
             trace.stepped(step)?;
         }
-        if step == resumed.step + 1 {
-            groups.set_timeout(Duration::from_secs(config.comm.train_timeout_seconds))?;
-        }
-        if report.is_stopping && step < steps {
-            info!("asked to stop: step {step} of {steps} is done");
-            return saves.finish();
-        }
+        Ok(Some(report.is_stopping))
     }
-    saves.finish()?;
-    info!("Training completed");
-    Ok(())
 }

@@ -20,6 +20,7 @@ use dcp::save::{SaveOptions, Saver, Saving};
 use dcp::storage::Place;
 use job::config::{AsyncMode, Checkpoint, Config};
 use job::saving::Due;
+use serde_json::{Value, json};
 use start::{Choice, Start};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -50,9 +51,17 @@ pub(super) struct Saves {
     /// The save under way.
     current: Option<Current>,
     after: After,
+    happenings: Vec<Happening>,
     degrees: Degrees,
     rank: u32,
     ranks: u32,
+}
+
+/// Something that happened to a checkpoint, for those who keep records.
+#[derive(Clone, Debug)]
+pub(super) struct Happening {
+    pub(super) name: &'static str,
+    pub(super) fields: Vec<(&'static str, Value)>,
 }
 
 struct Current {
@@ -90,6 +99,7 @@ impl Saves {
             saver,
             current: None,
             after: After::default(),
+            happenings: Vec::new(),
             degrees: setup.dims.degrees(),
             rank: session.member.rank,
             ranks: session.member.ranks,
@@ -151,12 +161,16 @@ impl Saves {
     fn done(&mut self, current: Current) -> Result<()> {
         let Current { step, due, saving, begun } = current;
         let saved = saving.wait_done()?;
-        info!(
-            "saved step {step} to {} in {:.2} s, {} bytes of this rank",
-            self.run.display(),
-            begun.elapsed().as_secs_f64(),
-            saved.staged_bytes + saved.streamed_bytes
-        );
+        let (seconds, bytes) = (begun.elapsed().as_secs_f64(), saved.staged_bytes + saved.streamed_bytes);
+        info!("saved step {step} to {} in {seconds:.2} s, {bytes} bytes of this rank", self.run.display());
+        let fields = vec![
+            ("step", json!(step)),
+            ("url", json!(self.run.display())),
+            ("save_seconds", json!(seconds)),
+            ("rank_bytes", json!(bytes)),
+            ("streamed_bytes", json!(saved.streamed_bytes)),
+        ];
+        self.happenings.push(Happening { name: "saved", fields });
         if saved.streamed_bytes > 0 {
             warn!(
                 "{} bytes had no room in checkpoint.staging_bytes_max = {} and were copied while they were written, which \
@@ -219,6 +233,11 @@ impl Saves {
         }
         feed.waited(begun.elapsed());
         Ok(())
+    }
+
+    /// What happened since this was last asked.
+    pub(super) fn take_happenings(&mut self) -> Vec<Happening> {
+        std::mem::take(&mut self.happenings)
     }
 
     /// Waits for the save under way.

@@ -5,8 +5,9 @@ use crate::begin;
 use crate::error::{Error, Result};
 use crate::ffi::rng;
 use crate::groups::Groups;
+use crate::metrics::thousands;
 use crate::model::{self, Model};
-use crate::optimizer::{Optimizer, Rule};
+use crate::optimizer::{Optimizer, Rule, Settings};
 use crate::run::{Programs, Runner};
 use crate::session::Session;
 use crate::shard::Precision;
@@ -19,6 +20,7 @@ use job::flops;
 use job::lr::Schedule;
 use job::mesh::{Group, ParallelDims};
 use job::program::{Plan, Reduction, Reshard, UnitPlan, build, build_evaluation};
+use std::path::Path;
 use std::sync::Arc;
 use tch::{Device, Kind};
 use tracing::{info, warn};
@@ -88,7 +90,12 @@ impl Setup {
     pub(super) fn describe(&self, config: &Config) {
         let spec = self.model.spec();
         let total: u64 = flops::parameters(spec).map_or(0, |parameters| parameters.total);
-        info!("Model {} {} size: {} total parameters", spec.family, spec.flavor, grouped(total));
+        info!(
+            "Model {} {} size: {} total parameters",
+            spec.family,
+            spec.flavor,
+            thousands(total.to_string())
+        );
         let ParallelDims { dp_replicate, dp_shard, .. } = self.dims;
         let Batch { global, local, accumulation_steps, .. } = self.batch;
         info!(
@@ -103,7 +110,7 @@ impl Setup {
             warn!("lr_scheduler.warmup_steps = {warmup} is more than there are steps; {steps} are taken");
         }
         let objects = self.corpus.objects().len();
-        info!("data: {objects} objects of {} bytes", grouped(self.corpus.byte_len()));
+        info!("data: {objects} objects of {} bytes", thousands(self.corpus.byte_len().to_string()));
     }
 
     /// The process groups.
@@ -141,6 +148,17 @@ impl Setup {
             config.validation.enable.then(|| build_evaluation(&Plan { microbatches: 1, ..plan.clone() }));
         let programs = Programs { train: build(&plan), evaluate };
         Runner::new(&*self.model, groups, units, optimizer, programs, training.max_norm)
+    }
+
+    /// Settings of the optimizer for a step, from 1.
+    pub(super) fn settings(&self, config: &Config, step: u64) -> Settings {
+        let optimizer = &config.optimizer;
+        Settings {
+            lr: optimizer.lr * self.schedule.factor(step - 1),
+            betas: (optimizer.beta1, optimizer.beta2),
+            eps: optimizer.eps,
+            weight_decay: optimizer.weight_decay,
+        }
     }
 
     fn plan(&self, config: &Config, gathered: bool) -> Result<Plan> {
@@ -218,6 +236,27 @@ fn longest(config: &Config) -> i64 {
     config.training.seq_len.max(validated) as i64
 }
 
+/// Shows the configuration, and writes it to a file, where that is asked for.
+///
+/// Errors: [`Error::File`].
+pub(super) fn show(config: &Config, session: &Session) -> Result<()> {
+    if config.job.print_config {
+        info!("Running with configuration: {}", config.to_json_text().trim_end());
+    }
+    if let Some(name) = config.job.save_config_file.as_ref().filter(|_| session.member.rank == 0) {
+        let path = Path::new(&config.job.dump_folder).join(name);
+        let written = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+        let written = written.and_then(|()| std::fs::write(&path, config.to_json_text()));
+        written.map_err(|source| Error::File {
+            path: path.clone(),
+            action: "writing the configuration",
+            source,
+        })?;
+        info!("configuration written to {}", path.display());
+    }
+    Ok(())
+}
+
 /// Whether this rank has rank 0's configuration.
 ///
 /// Errors: [`Error::Usage`] that names the first key that differs; ranks that do not come.
@@ -261,14 +300,4 @@ fn fits(tokenizer: &Tokenizer, model: &dyn Model, folder: &str) -> Result<()> {
         ))),
         _ => Ok(()),
     }
-}
-
-/// A number with commas between thousands.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let group = |(at, digit): (usize, char)| {
-        let comma = at > 0 && (digits.len() - at).is_multiple_of(3);
-        comma.then_some(',').into_iter().chain([digit])
-    };
-    digits.chars().enumerate().flat_map(group).collect()
 }
