@@ -10,7 +10,7 @@ use dcp::save::Saving;
 use job::program::Instruction;
 use std::time::{Duration, Instant};
 use tch::{Device, Tensor};
-use tracing::warn;
+use tracing::{debug, warn};
 
 /// One rank's text and what else a step waits for.
 pub(super) struct Feed {
@@ -75,6 +75,16 @@ pub(super) fn sequences(step: &Step, turns: i64, seq_len: i64, device: Device) -
         .collect()
 }
 
+/// CRC-64/NVME of the tokens of every sequence, by which two runs can be seen to train on the same text.
+fn checksums(step: &Step, seq_len: usize) -> Vec<String> {
+    let of = |tokens: &[i64]| {
+        let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme);
+        tokens.iter().for_each(|token| digest.update(&token.to_le_bytes()));
+        format!("{:016x}", digest.finalize())
+    };
+    step.inputs.chunks(seq_len).map(of).collect()
+}
+
 impl Surroundings for Feed {
     fn load_batch(&mut self) -> Result<Option<Vec<Sequences>>> {
         let begun = Instant::now();
@@ -87,6 +97,9 @@ impl Surroundings for Feed {
             return Ok(None);
         };
         step.notices.iter().for_each(|notice| warn!("{notice}"));
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            debug!("sequences from {}: {}", step.position, checksums(&step, self.seq_len as usize).join(" "));
+        }
         sequences(&step, self.turns, self.seq_len, self.device).map(Some)
     }
 

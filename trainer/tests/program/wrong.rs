@@ -1,0 +1,1 @@
+//! What users get wrong: one message, on one rank, that names key, value, rule and remedy.
