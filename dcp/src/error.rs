@@ -239,6 +239,8 @@ impl Error {
     /// Which kind of trouble it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
+            // Steps that were looked at and are damaged, or no step.
+            Error::NoneComplete { tried, .. } if !tried.is_empty() => ErrorKind::Data,
             Error::BadPattern { .. }
             | Error::BadKey { .. }
             | Error::BadUrl { .. }

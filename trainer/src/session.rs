@@ -59,7 +59,6 @@ impl Session {
         backend: CommBackend,
         timeout: Duration,
     ) -> Result<Session> {
-        let device = choose_device(&member, backend)?;
         let is_host = member.rank == 0 && !rendezvous.is_open;
         let options = TcpOptions {
             host: &rendezvous.host,
@@ -73,10 +72,19 @@ impl Session {
         // A connection of its own: saves talk while the trainer does.
         let keys = StoreKeys::new(Arc::new(store.reconnect()?.prefix("agree")?));
         let coordinator = Arc::new(Peers::new(Arc::new(keys), member.rank, member.ranks, timeout)?);
-        let nccl = matches!(device, Device::Cuda(_)).then(Nccl::load).transpose()?;
         let is_local = matches!(&*rendezvous.host, "127.0.0.1" | "localhost" | "::1");
-        let line = Line { store, is_host, nccl, timeout, interface: is_local.then_some("lo") };
-        Ok(Session { member, device, coordinator, line: Some(line) })
+        let line = Line { store, is_host, nccl: None, timeout, interface: is_local.then_some("lo") };
+        let mut session = Session { member, device: Device::Cpu, coordinator, line: Some(line) };
+        let found = choose_device(&member, backend).and_then(|device| {
+            let nccl = matches!(device, Device::Cuda(_)).then(Nccl::load).transpose()?;
+            Ok((device, nccl))
+        });
+        let (device, nccl) = session.together("device", found)?;
+        session.device = device;
+        if let Some(line) = &mut session.line {
+            line.nccl = nccl;
+        }
+        Ok(session)
     }
 
     /// The group of all ranks; `None` where there is one.
@@ -146,16 +154,22 @@ impl Session {
         {
             return elsewhere;
         }
-        let own = format!("{} {}", self.member.rank, error.exit_code());
+        let own = format!("{} {} {}", self.member.rank, error.exit_code(), error.with_causes());
         // Where nobody hears it, there is nobody to tell.
-        let first = line.store.compare_set(FAILED, b"", own.as_bytes()).ok();
-        let is_first = first.is_none_or(|first| first == own.as_bytes());
+        let first =
+            line.store.compare_set(FAILED, b"", own.as_bytes()).unwrap_or_else(|_| own.clone().into());
         if line.is_host {
             // Others look here for what happened.
             std::thread::sleep(CULPRIT_WAIT);
         }
-        match (is_first, error.is_of_others()) {
-            (false, true) => self.culprit(line, Duration::ZERO).unwrap_or(error),
+        match Said::of(&first) {
+            // Several ranks meet one mistake, in a file that all read: one says it.
+            Some(first)
+                if first.rank != self.member.rank
+                    && (error.is_of_others() || first.text == error.with_causes()) =>
+            {
+                first.elsewhere()
+            }
             _ => error,
         }
     }
@@ -171,10 +185,28 @@ impl Session {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        let said = String::from_utf8(store.get(FAILED, CULPRIT_WAIT).ok()?).ok()?;
-        let (rank, exit_code) = said.split_once(' ')?;
-        let (rank, exit_code) = (rank.parse().ok()?, exit_code.parse().ok()?);
-        (rank != self.member.rank).then_some(Error::Elsewhere { rank, exit_code })
+        let said = Said::of(&store.get(FAILED, CULPRIT_WAIT).ok()?)?;
+        (said.rank != self.member.rank).then(|| said.elsewhere())
+    }
+}
+
+/// What the rank that failed first says.
+struct Said {
+    rank: u32,
+    exit_code: u8,
+    text: String,
+}
+
+impl Said {
+    fn of(bytes: &[u8]) -> Option<Said> {
+        let said = std::str::from_utf8(bytes).ok()?;
+        let (rank, rest) = said.split_once(' ')?;
+        let (exit_code, text) = rest.split_once(' ')?;
+        Some(Said { rank: rank.parse().ok()?, exit_code: exit_code.parse().ok()?, text: text.to_owned() })
+    }
+
+    fn elsewhere(&self) -> Error {
+        Error::Elsewhere { rank: self.rank, exit_code: self.exit_code }
     }
 }
 

@@ -70,14 +70,8 @@ seed = 7
 
     /// The command that runs it with more flags.
     pub fn command(&self, flags: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_titan-train"));
+        let mut command = bare(&[]);
         command.arg("--job.config_file").arg(self.path("job.toml")).args(flags);
-        for variable in LAUNCHERS {
-            command.env_remove(variable);
-        }
-        // Threads of libtorch that wait for each other are slow where tests share the cores.
-        command.env("OMP_NUM_THREADS", "1").env("TITAN_TORCH_CUDA", "off").env_remove("RUST_LOG");
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
@@ -109,6 +103,19 @@ seed = 7
         }
         figures
     }
+}
+
+/// The command with these flags and no configuration.
+pub fn bare(flags: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_titan-train"));
+    command.args(flags);
+    for variable in LAUNCHERS {
+        command.env_remove(variable);
+    }
+    // Threads of libtorch that wait for each other are slow where tests share the cores.
+    command.env("OMP_NUM_THREADS", "1").env("TITAN_TORCH_CUDA", "off").env_remove("RUST_LOG");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
 }
 
 /// How a run ended, and what it said.
