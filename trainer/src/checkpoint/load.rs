@@ -48,9 +48,15 @@ pub enum DataPlace {
     Beginning,
     /// Where the ranks of our run stood: states as JSON, to be joined by [`data::State::merge`].
     Ranks(Vec<String>),
-    /// Where TorchTitan's one data-parallel rank stood: for [`data::State::of_map_place`], which takes the sequences of the
-    /// steps done as position.
-    Map(MapPlace),
+    /// Where TorchTitan's one data-parallel rank stood after so many steps: for [`data::State::of_map_place`], which takes
+    /// their sequences as position. Where it gives no state, or an error, the data is another than that run's, and can only
+    /// go on as in `AfterSteps`.
+    Map {
+        /// The place.
+        place: MapPlace,
+        /// The steps.
+        steps: u64,
+    },
     /// After the sequences of so many steps, in our order: for [`data::Loader::open_after`].
     AfterSteps(u64),
 }
@@ -271,7 +277,7 @@ fn data_place(reader: &dyn Reader, step: u64, notes: &mut Vec<String>) -> Result
     }
     let why = match (number(reader, DATALOADER, "world_size")?, value(reader, DATALOADER, "dp_rank_0")?) {
         (Some(1), Some(state)) => match place_of(&state) {
-            Ok(place) => return Ok(DataPlace::Map(place)),
+            Ok(place) => return Ok(DataPlace::Map { place, steps: step }),
             Err(why) => format!("its data loader's state cannot be taken over: {why}"),
         },
         (Some(ranks), _) => format!("its data loader's state is of {ranks} data-parallel ranks"),
@@ -285,13 +291,4 @@ fn data_place(reader: &dyn Reader, step: u64, notes: &mut Vec<String>) -> Result
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_few_names_are_shown() {
-        assert_eq!(some_of(&[]), "nothing");
-        assert_eq!(some_of(&["a", "b"]), "`a`, `b`");
-        assert_eq!(some_of(&["a", "b", "c", "d", "e"]), "`a`, `b`, `c` and 2 more");
-    }
-}
+mod tests;

@@ -92,9 +92,8 @@ impl Text {
                 let states = ranks.iter().map(|json| State::from_json(json).unwrap()).collect();
                 resume(&State::merge(states).unwrap())
             }
-            DataPlace::Map(place) => {
-                let position = sequences(from.unwrap().step);
-                resume(&State::of_map_place(&options, place, position).unwrap().unwrap())
+            DataPlace::Map { place, steps } => {
+                resume(&State::of_map_place(&options, place, sequences(*steps)).unwrap().unwrap())
             }
             DataPlace::AfterSteps(steps) => Loader::open_after(&options, sequences(*steps)).unwrap(),
         };
