@@ -12,6 +12,8 @@ pub struct Corpus {
     pub(crate) store: Arc<dyn Storage>,
     objects: Vec<Object>,
     ignored: Vec<String>,
+    /// Whether it is of a dataset that TorchTitan loads in map style.
+    pub(crate) is_map_style: bool,
 }
 
 /// One object with documents.
@@ -36,7 +38,7 @@ impl Corpus {
         if !place.key.is_root()
             && let Some(byte_len) = place.store.head(&place.key)?
         {
-            return Self::of_one(place, byte_len);
+            return Self::of_one(dataset, place, byte_len);
         }
         let listed = place.store.list(&place.key)?;
         let mut objects = Vec::new();
@@ -76,10 +78,10 @@ impl Corpus {
         }
         objects.sort_by(|a, b| a.name.cmp(&b.name));
         ignored.sort();
-        Ok(Corpus { store: place.store.clone(), objects, ignored })
+        Ok(Corpus::of(dataset, place, objects, ignored))
     }
 
-    fn of_one(place: &Place, byte_len: u64) -> Result<Corpus> {
+    fn of_one(dataset: &Dataset, place: &Place, byte_len: u64) -> Result<Corpus> {
         let (key, name, shown) = (place.key.clone(), place.key.name().to_owned(), place.display());
         let Some(encoding) = Encoding::of_name(&name) else {
             let found = "the name has another ending".to_owned();
@@ -87,7 +89,11 @@ impl Corpus {
             return Err(Error::NoDocuments { place: shown, found, expected });
         };
         let objects = vec![Object { key, name, shown, byte_len, encoding }];
-        Ok(Corpus { store: place.store.clone(), objects, ignored: Vec::new() })
+        Ok(Corpus::of(dataset, place, objects, Vec::new()))
+    }
+
+    fn of(dataset: &Dataset, place: &Place, objects: Vec<Object>, ignored: Vec<String>) -> Corpus {
+        Corpus { store: place.store.clone(), objects, ignored, is_map_style: dataset.is_map_style }
     }
 
     /// The objects that are read, sorted by name.

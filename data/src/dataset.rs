@@ -53,18 +53,33 @@ pub struct Dataset {
     pub(crate) folder: Option<&'static str>,
     /// What of it is read.
     pub split: Split,
+    /// Whether TorchTitan loads it in map style: all of it at once, with documents by number.
+    pub(crate) is_map_style: bool,
 }
 
 /// Every dataset. To add one: a line here.
 pub static DATASETS: &[Dataset] = &[
-    Dataset { name: "c4", origin: "allenai/c4 on a hub", folder: Some("en"), split: Split::Train },
+    Dataset {
+        name: "c4",
+        origin: "allenai/c4 on a hub",
+        folder: Some("en"),
+        split: Split::Train,
+        is_map_style: false,
+    },
     // TorchTitan asks the library for split `train` of it, which is what files without a split are.
-    Dataset { name: "c4_test", origin: "a folder of TorchTitan's tests", folder: None, split: Split::Train },
+    Dataset {
+        name: "c4_test",
+        origin: "a folder of TorchTitan's tests",
+        folder: None,
+        split: Split::Train,
+        is_map_style: true,
+    },
     Dataset {
         name: "c4_validation",
         origin: "allenai/c4 on a hub",
         folder: Some("en"),
         split: Split::Validation,
+        is_map_style: false,
     },
 ];
 

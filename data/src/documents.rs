@@ -112,6 +112,14 @@ impl Reader {
             Reader::Rows(rows) => rows.skip(count),
         }
     }
+
+    /// Passes over lines or rows until so many of the object are passed; says how many documents they held.
+    pub(crate) fn documents_until(&mut self, record: u64) -> Result<u64> {
+        match self {
+            Reader::Lines(lines) => lines.documents_until(record),
+            Reader::Rows(rows) => rows.skip(record.saturating_sub(rows.position().record)),
+        }
+    }
 }
 
 /// `line 3` or `row 3`, counted from one, for errors.

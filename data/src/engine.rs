@@ -100,6 +100,16 @@ impl Engine {
         Ok(Engine { order, rank, seq_len, next_step: 0, streams })
     }
 
+    /// Has every stream pass over what was taken before the first step. One that ends before gives no step: the next says
+    /// so.
+    pub(crate) fn skip_to_start(&mut self) -> Result<()> {
+        for (shard, stream) in &mut self.streams {
+            stream.skip_to(self.order.turns_before(*shard, self.order.start))?;
+            stream.take_relooped();
+        }
+        Ok(())
+    }
+
     /// Where this rank's own virtual shards stand.
     pub(crate) fn states(&self) -> BTreeMap<u64, StreamState> {
         let owned = self.streams.iter().filter(|(shard, _)| self.order.owner(**shard) == self.rank);

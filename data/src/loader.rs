@@ -75,17 +75,17 @@ impl DataOptions {
         }
     }
 
-    fn deal(&self) -> Deal {
+    pub(crate) fn deal(&self) -> Deal {
         self.virtual_shards.map_or(Deal::PerObject, Deal::RoundRobin)
     }
 
-    fn order(&self, start: u64) -> Order {
+    pub(crate) fn order(&self, start: u64) -> Order {
         let virtual_shards = self.virtual_shards.unwrap_or(self.corpus.objects().len() as u64);
         let (sequences_per_step, ranks) = (self.sequences_per_step, self.ranks);
         Order { start, sequences_per_step, ranks, virtual_shards }
     }
 
-    fn identity(&self) -> Identity {
+    pub(crate) fn identity(&self) -> Identity {
         let hex = |crc64: u64| format!("{crc64:016x}");
         Identity {
             seq_len: self.seq_len as u64,
@@ -141,6 +141,14 @@ pub struct Loader {
     out_of_data: Option<OutOfData>,
 }
 
+/// Where a loader starts.
+enum Start<'a> {
+    Beginning,
+    State(&'a State),
+    /// After so many sequences of all ranks.
+    After(u64),
+}
+
 enum Steps {
     Inline(Box<Engine>),
     Ahead(Ahead),
@@ -162,7 +170,7 @@ impl Loader {
     ///
     /// Errors: [`Error::BadOption`].
     pub fn open(options: &DataOptions) -> Result<Loader> {
-        Self::start(options, None)
+        Self::start(options, &Start::Beginning)
     }
 
     /// Goes on where a job stood, on any number of ranks and with any global batch size: the sequences are those it would
@@ -171,16 +179,29 @@ impl Loader {
     /// Errors: [`Error::OtherState`] where it is of another corpus, tokenizer or `seq_len`, or divided otherwise;
     /// [`Error::BadState`].
     pub fn resume(options: &DataOptions, state: &State) -> Result<Loader> {
-        Self::start(options, Some(state))
+        Self::start(options, &Start::State(state))
     }
 
-    fn start(options: &DataOptions, state: Option<&State>) -> Result<Loader> {
+    /// Starts after so many sequences of all ranks, as a job would that has taken them: for a run whose place in its data is
+    /// known by nothing else. All documents up to there are read and encoded once more.
+    ///
+    /// Errors: [`Error::BadOption`]; what is wrong with a document that is passed over.
+    pub fn open_after(options: &DataOptions, sequences: u64) -> Result<Loader> {
+        Self::start(options, &Start::After(sequences))
+    }
+
+    fn start(options: &DataOptions, start: &Start) -> Result<Loader> {
         options.check()?;
         let identity = options.identity();
-        if let Some(state) = state {
-            state.check(&identity)?;
-        }
-        let order = options.order(state.map_or(0, State::position));
+        let position = match start {
+            Start::Beginning => 0,
+            Start::After(sequences) => *sequences,
+            Start::State(state) => {
+                state.check(&identity)?;
+                state.position()
+            }
+        };
+        let order = options.order(position);
         let touched = (0..order.virtual_shards).filter(|shard| order.touches(options.rank, *shard)).count();
         let block_bytes = (options.read_ahead_bytes / 2 / touched.max(1) as u64)
             .clamp(*BLOCK_BYTES.start(), *BLOCK_BYTES.end());
@@ -204,13 +225,16 @@ impl Loader {
             encoder: Encoder::new(options.tokenizer.clone(), options.workers),
             ahead,
         };
-        let engine = Engine::new(parts, |shard| {
+        let mut engine = Engine::new(parts, |shard| {
             let source = Source { shard, ..source.clone() };
-            match state {
-                None => Ok(StreamState { taken: 0, cursor: source.start(), tokens_gone: 0 }),
-                Some(state) => state.of_shard(&source, order.turns_before(shard, order.start)),
+            match start {
+                Start::Beginning | Start::After(_) => {
+                    Ok(StreamState { taken: 0, cursor: source.start(), tokens_gone: 0 })
+                }
+                Start::State(state) => state.of_shard(&source, order.turns_before(shard, order.start)),
             }
         })?;
+        engine.skip_to_start()?;
         let states = engine.states();
         let steps = match options.workers {
             0 => Steps::Inline(Box::new(engine)),

@@ -42,7 +42,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let start = Instant::now();
     let wanted = memory.iter_mut();
-    let wanted = wanted.map(|(fqn, region, target)| Wanted { fqn, region: region.clone(), target }).collect();
+    let wanted = wanted
+        .map(|(fqn, region, target)| Wanted { fqn, region: region.clone(), dtype: None, target })
+        .collect();
     let stats = load(&*reader, wanted, CopyOptions::default(), &())?;
     println!("SECONDS {:.4}", (opening + start.elapsed()).as_secs_f64());
     println!("WANTED_BYTES {}", stats.written_bytes);

@@ -197,6 +197,16 @@ pub enum Error {
     )]
     Torn { fqn: String, when: &'static str },
 
+    /// A tensor that is stored with another shape, or in a type that does not convert.
+    #[error(
+        "`{fqn}` is {found} in the checkpoint, {expected} is wanted; shapes must be equal and only floating-point types \
+         convert, so it is of another model, or of another version of this one"
+    )]
+    OtherTensor { fqn: String, found: String, expected: String },
+
+    #[error("{root}: there is no step {step}; there is {found}. Name one of these, or none for the newest")]
+    NoSuchStep { root: String, step: u64, found: String },
+
     #[error("{root}: no complete checkpoint{tried}")]
     NoneComplete { root: String, tried: String },
 
@@ -262,6 +272,8 @@ impl Error {
             | Error::NotAPeer { .. }
             | Error::AlreadySaved { .. }
             | Error::NoneComplete { .. }
+            | Error::NoSuchStep { .. }
+            | Error::OtherTensor { .. }
             | Error::Usage(_)
             | Error::Layout(_) => ErrorKind::Usage,
             Error::NotFound { .. }

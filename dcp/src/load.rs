@@ -1,56 +1,77 @@
-//! Resuming: the newest complete step of a run, into the memory of every rank.
+//! Resuming: a checkpoint into the memory of every rank. The newest complete step of a run, a step of it that somebody
+//! chose, or any other checkpoint.
 //!
 //! Each rank reads the bytes of its own boxes and no others. A box that several ranks hold is read by one of them and
-//! sent to the rest. What is read is compared with its checksums; a step that turns out to be damaged is passed over
-//! for the one before, and the report says so.
+//! sent to the rest. What is read is compared with its checksums. A newest step that turns out to be damaged is passed
+//! over for the one before, and the report says so; of what somebody chose, damage is an error.
+//!
+//! Tensors come in groups: a rank needs memory for one group beside what it loads into.
 
 mod agreement;
 mod newest;
+mod origin;
+mod ways;
 
 pub(crate) use newest::attempt_of;
 pub use newest::{Newest, complete, newest_complete};
+pub use origin::Origin;
 
 use crate::coordinate::Coordinator;
 use crate::copy::{self, CopyOptions, Wanted};
 use crate::error::{Error, Result};
 use crate::format::Reader;
-use crate::layout::{Layout, Mesh, Placement, Region};
-use crate::plan::choose_owners;
-use crate::storage::Place;
-use agreement::{Verdict, agree, choose, open_chosen};
+use crate::layout::{Mesh, Placement};
+use crate::model::{DType, Fqn, TensorSpec};
+use agreement::{Choice, Verdict, agree, choose, open_chosen};
+use std::ops::Range;
 use std::sync::Arc;
+use ways::{Way, exchange, groups, ways};
 
 /// How often a step may be replaced by a newer save of it while it is being looked at.
 const LOOKS_MAX: u32 = 8;
 
-/// What a rank wants. Mesh and tensors are the same list on every rank; the memory is its own.
-#[derive(Debug, Default)]
-pub struct Request<'a> {
+/// What a rank wants: the same list on every rank.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
     /// The mesh; without one, the job has one rank and wants every tensor whole.
     pub mesh: Option<Arc<Mesh>>,
-    /// Every tensor of the job.
-    pub tensors: Vec<RequestTensor<'a>>,
+    /// Every tensor of the job that is to be loaded.
+    pub tensors: Vec<RequestTensor>,
 }
 
 /// One tensor of a job.
-#[derive(Debug)]
-pub struct RequestTensor<'a> {
+#[derive(Clone, Debug)]
+pub struct RequestTensor {
     /// Its name.
-    pub fqn: &'a str,
+    pub fqn: Fqn,
+    /// Its whole shape, which must be what is stored, and the type it is wanted in, which what is stored converts to.
+    pub spec: TensorSpec,
     /// One placement per mesh axis.
     pub placements: Vec<Placement>,
-    /// Memory of exactly this rank's box, filled row-major in the stored type; empty where it holds none.
-    pub target: &'a mut [u8],
+}
+
+/// A rank's side of a load.
+pub trait Memory {
+    /// What is wanted of a checkpoint, whose names and values may be looked at. Asked anew for every step that is tried.
+    ///
+    /// Errors: end the load on all ranks.
+    fn request(&mut self, reader: &dyn Reader) -> Result<Request>;
+
+    /// Takes this rank's box of a tensor of the request, by its position there: row-major, in the type that was asked for.
+    /// After an error of the load, what was taken may be anything; a step that is tried next gives all of it again.
+    ///
+    /// Errors: end the load on all ranks.
+    fn take(&mut self, tensor: usize, bytes: &[u8]) -> Result<()>;
 }
 
 /// What a load did, on this rank.
 #[derive(Debug)]
 pub struct Loaded {
-    /// The step.
-    pub step: u64,
+    /// The step, where the run or the checkpoint tells one.
+    pub step: Option<u64>,
     /// The open checkpoint, for its values.
     pub reader: Arc<dyn Reader>,
-    /// Bytes of this rank's boxes.
+    /// Bytes of this rank's boxes, as stored.
     pub wanted_bytes: u64,
     /// Those of them that other ranks sent.
     pub received_bytes: u64,
@@ -67,169 +88,193 @@ impl Loaded {
     }
 }
 
-/// Loads the newest complete step into every rank's memory. Called by all ranks of a job with the same `tag`, which
-/// serves once.
+/// Opens a checkpoint without loading any tensor: to ask for its names, its step, its values. Called by all ranks of a job
+/// with the same `tag`, which serves once; all have the same save open.
+///
+/// Errors: as [`load`].
+pub fn open(origin: &Origin, coordinator: &dyn Coordinator, tag: &str) -> Result<Loaded> {
+    struct Nothing;
+    impl Memory for Nothing {
+        fn request(&mut self, _: &dyn Reader) -> Result<Request> {
+            Ok(Request::default())
+        }
+
+        fn take(&mut self, _: usize, _: &[u8]) -> Result<()> {
+            Ok(())
+        }
+    }
+    load(origin, coordinator, tag, &mut Nothing, CopyOptions::default())
+}
+
+/// Loads what every rank wants into its memory. Called by all ranks of a job with the same `tag`, which serves once.
 ///
 /// All ranks load the same save: rank 0 chooses it, and a rank that finds another in its place, because the step was saved
-/// again meanwhile, has all of them begin anew.
+/// again meanwhile, has all of them begin anew. A group of tensors has at most about `options.memory_bytes_max` bytes on a
+/// rank, or is one tensor; reading needs as much again.
 ///
-/// Errors: as [`newest_complete`]; [`Error::BadTensor`], [`Error::NoSuchName`] where the step does not hold what is
-/// wanted; [`Error::RankFailed`] where another rank failed; what reading gives. After an error the memory holds anything.
+/// Errors: as [`newest_complete`]; [`Error::NoSuchStep`] for a chosen step that is not there; [`Error::NoSuchName`] and
+/// [`Error::OtherTensor`] where the checkpoint does not hold what is wanted; [`Error::RankFailed`] where another rank
+/// failed; what reading gives, damage included where the checkpoint was chosen; what `memory` gives.
 pub fn load(
-    run: &Place,
+    origin: &Origin,
     coordinator: &dyn Coordinator,
     tag: &str,
-    mut request: Request,
+    memory: &mut dyn Memory,
     options: CopyOptions,
 ) -> Result<Loaded> {
-    let (ranks, on_mesh) = (coordinator.ranks(), request.mesh.as_ref().map_or(1, |mesh| mesh.ranks()));
-    if on_mesh != ranks {
-        return Err(Error::Usage(format!("the mesh has {on_mesh} ranks, the job {ranks}")));
-    }
     let (mut before, mut replaced, mut passed_over) = (None, 0, Vec::new());
     for round in 0u32.. {
         let tag = format!("{tag}/{round}");
-        let choice = choose(run, coordinator, &tag, before)?;
-        let place = step_place(run, choice.step)?;
-        let outcome = open_chosen(&place, &choice).and_then(|reader| {
-            let ways = ways(&*reader, &request, coordinator.rank())?;
-            let read_bytes = read(&*reader, &ways, &mut request, coordinator.rank(), options)?;
-            Ok((reader, ways, read_bytes))
-        });
-        let verdict = agree(coordinator, &tag, &place, &choice, outcome.as_ref().err())?;
-        passed_over.extend(choice.passed_over);
+        let choice = choose(origin, coordinator, &tag, before)?;
+        passed_over.extend(choice.passed_over.iter().cloned());
+        let mut attempt = Attempt { coordinator, tag, memory, options, bytes: Bytes::default() };
+        let (verdict, outcome) = attempt.run(origin, &choice)?;
+        let Bytes { wanted: wanted_bytes, received: received_bytes, read: read_bytes } = attempt.bytes;
         match verdict {
             Verdict::Good => {
-                let (reader, ways, read_bytes) = outcome?;
-                let received_bytes = exchange(coordinator, &tag, &ways, &mut request)?;
-                let wanted_bytes = request.tensors.iter().map(|tensor| tensor.target.len() as u64).sum();
-                let step = choice.step;
+                let Opened { reader, .. } = outcome?;
+                let step = choice.step.or(reader.catalog().step);
                 return Ok(Loaded { step, reader, wanted_bytes, received_bytes, read_bytes, passed_over });
             }
             Verdict::Replaced if replaced < LOOKS_MAX => replaced += 1,
-            Verdict::Replaced => return Err(Error::Changed { object: place.display() }),
-            Verdict::Damaged { rank, message } => {
-                passed_over.push((choice.step, format!("rank {rank}: {message}")));
-                before = Some(choice.step);
-            }
-            Verdict::Failed { rank, message } => {
-                outcome?;
-                return Err(Error::RankFailed { rank, so: "nothing was loaded", message });
-            }
+            Verdict::Replaced => return Err(Error::Changed { object: origin.place(choice.step)?.display() }),
+            Verdict::Damaged { rank, message } => match (origin, choice.step) {
+                (Origin::Newest(_), Some(step)) => {
+                    passed_over.push((step, format!("rank {rank}: {message}")));
+                    before = Some(step);
+                }
+                _ => return Err(failed(outcome, rank, message)),
+            },
+            Verdict::Failed { rank, message } => return Err(failed(outcome, rank, message)),
         }
     }
     Err(Error::Interrupted)
 }
 
-fn step_place(run: &Place, step: u64) -> Result<Place> {
-    Ok(Place { store: run.store.clone(), key: run.key.join(&format!("step-{step}"))? })
+/// This rank's own error, or that another failed.
+fn failed<T>(outcome: Result<T>, rank: u32, message: String) -> Error {
+    outcome.err().unwrap_or(Error::RankFailed { rank, so: "nothing was loaded", message })
 }
 
-/// How one tensor reaches a rank.
-#[derive(Debug)]
-struct Way {
-    region: Region,
-    /// Who reads it, of those that hold it.
-    from: u32,
-    group: Vec<u32>,
+/// A checkpoint, and how what is wanted of it reaches this rank.
+struct Opened {
+    reader: Arc<dyn Reader>,
+    request: Request,
+    ways: Vec<Option<Way>>,
+    groups: Vec<Range<usize>>,
 }
 
-/// For each tensor, its way to this rank, if the rank holds some of it. Which of several holders reads is chosen to
-/// balance bytes, the same on every rank.
-fn ways(reader: &dyn Reader, request: &Request, rank: u32) -> Result<Vec<Option<Way>>> {
-    let mut placed = Vec::with_capacity(request.tensors.len());
-    for tensor in &request.tensors {
-        let found = reader.catalog().tensors.get(tensor.fqn);
-        let missing = || Error::NoSuchName { fqn: tensor.fqn.to_owned(), hint: String::new() };
-        let spec = &found.ok_or_else(missing)?.spec;
-        placed.push((tensor.placements.clone(), spec.bytes().unwrap_or(0), spec.shape.clone()));
+impl Opened {
+    fn stored_bytes(&self, tensor: usize) -> u64 {
+        self.bytes_in(tensor, self.reader.catalog().tensors[&self.request.tensors[tensor].fqn].spec.dtype)
     }
-    let Some(mesh) = &request.mesh else {
-        let whole = |(_, _, shape): &(_, _, Vec<u64>)| {
-            Some(Way { region: Region::whole(shape), from: 0, group: vec![0] })
-        };
-        return Ok(placed.iter().map(whole).collect());
-    };
-    let sizes: Vec<_> = placed.iter().map(|(placements, bytes, _)| (placements.clone(), *bytes)).collect();
-    let owners = choose_owners(mesh, &sizes);
-    let ways = placed.into_iter().zip(owners).map(|((placements, _, shape), owner)| {
-        let layout = Layout::new(mesh.clone(), placements, shape)?;
-        Ok(layout.region(rank).map(|region| {
-            let (group, from) = holders(&layout, rank, &owner);
-            Way { region, from, group }
-        }))
-    });
-    ways.collect()
-}
 
-/// The ranks that hold the same box, and the one of them that is the owner's copy.
-fn holders(layout: &Layout, rank: u32, owner: &[u32]) -> (Vec<u32>, u32) {
-    let mesh = layout.mesh();
-    let mut all = vec![mesh.coordinates(rank)];
-    let mut from = mesh.coordinates(rank);
-    for axis in layout.replica_axes() {
-        from[axis] = owner[axis];
-        let along = |coordinates: Vec<u32>| {
-            (0..mesh.axes()[axis].size).map(move |own| {
-                let mut coordinates = coordinates.clone();
-                coordinates[axis] = own;
-                coordinates
-            })
-        };
-        all = all.into_iter().flat_map(along).collect();
+    fn bytes_in(&self, tensor: usize, dtype: DType) -> u64 {
+        self.ways[tensor].as_ref().and_then(|way| dtype.bytes(way.region.elements())).unwrap_or(0)
     }
-    let mut group: Vec<u32> = all.iter().map(|coordinates| mesh.rank_at(coordinates)).collect();
-    group.sort_unstable();
-    (group, mesh.rank_at(&from))
+
+    /// Reads what falls to this rank of a group; gives its memory and the bytes fetched.
+    fn read(&self, group: Range<usize>, rank: u32, options: CopyOptions) -> Result<(Vec<Vec<u8>>, u64)> {
+        let tensors = &self.request.tensors;
+        let mut targets: Vec<Vec<u8>> = Vec::with_capacity(group.len());
+        for tensor in group.clone() {
+            targets.push(vec![0; self.bytes_in(tensor, tensors[tensor].spec.dtype) as usize]);
+        }
+        let mut wanted = Vec::new();
+        for (tensor, target) in group.zip(&mut targets) {
+            let RequestTensor { fqn, spec, .. } = &tensors[tensor];
+            let way = self.ways[tensor].as_ref();
+            if let Some(way) = way.filter(|way| way.from == rank && !way.region.is_empty()) {
+                let (fqn, region, dtype) = (fqn.as_str(), way.region.clone(), Some(spec.dtype));
+                wanted.push(Wanted { fqn, region, dtype, target });
+            }
+        }
+        let read_bytes = copy::load(&*self.reader, wanted, options, &())?.read_bytes;
+        Ok((targets, read_bytes))
+    }
 }
 
-/// Reads what falls to this rank; returns the bytes fetched.
-fn read(
-    reader: &dyn Reader,
-    ways: &[Option<Way>],
-    request: &mut Request,
-    rank: u32,
+#[derive(Default)]
+struct Bytes {
+    wanted: u64,
+    received: u64,
+    read: u64,
+}
+
+/// One try at one save.
+struct Attempt<'a> {
+    coordinator: &'a dyn Coordinator,
+    tag: String,
+    memory: &'a mut dyn Memory,
     options: CopyOptions,
-) -> Result<u64> {
-    let mut wanted = Vec::new();
-    for (tensor, way) in request.tensors.iter_mut().zip(ways) {
-        let spec = &reader.catalog().tensors[tensor.fqn].spec;
-        let expected = way.as_ref().map_or(Some(0), |way| spec.dtype.bytes(way.region.elements()));
-        if expected != Some(tensor.target.len() as u64) {
-            return Err(Error::Usage(format!(
-                "`{}` is stored as {}: this rank's box has {expected:?} bytes, the memory for it {}",
-                tensor.fqn,
-                spec.dtype,
-                tensor.target.len()
-            )));
-        }
-        if let Some(way) = way.as_ref().filter(|way| way.from == rank && !way.region.is_empty()) {
-            let (region, target) = (way.region.clone(), &mut *tensor.target);
-            wanted.push(Wanted { fqn: tensor.fqn, region, target });
-        }
-    }
-    Ok(copy::load(reader, wanted, options, &())?.read_bytes)
+    bytes: Bytes,
 }
 
-/// Sends what this rank has read to those that hold it too, and takes what others have; returns the bytes taken. All
-/// ranks go through the tensors in one order.
-fn exchange(
-    coordinator: &dyn Coordinator,
-    tag: &str,
-    ways: &[Option<Way>],
-    request: &mut Request,
-) -> Result<u64> {
-    let mut received_bytes = 0;
-    for (index, (tensor, way)) in request.tensors.iter_mut().zip(ways).enumerate() {
-        let Some(Way { from, group, region }) = way else { continue };
-        if group.len() < 2 || region.is_empty() {
-            continue;
+impl Attempt<'_> {
+    /// Loads group after group. All ranks agree after each was read, before any is exchanged, and once more at the end;
+    /// a rank that could not open the checkpoint, or take what it was given, says so at the next occasion.
+    fn run(&mut self, origin: &Origin, choice: &Choice) -> Result<(Verdict, Result<Opened>)> {
+        let place = origin.place(choice.step)?;
+        let mut opened = self.open(origin, choice);
+        for index in 0.. {
+            let tag = format!("{}/{index}", self.tag);
+            let group = opened.as_ref().ok().and_then(|opened| opened.groups.get(index).cloned());
+            let mut targets = Vec::new();
+            if let (Ok(own), Some(group)) = (&opened, group.clone()) {
+                match own.read(group, self.coordinator.rank(), self.options) {
+                    Ok((read, read_bytes)) => {
+                        targets = read;
+                        self.bytes.read += read_bytes;
+                    }
+                    Err(error) => opened = Err(error),
+                }
+            }
+            let verdict = agree(self.coordinator, &tag, &place, choice, opened.as_ref().err())?;
+            let (Verdict::Good, Ok(own), Some(group)) = (&verdict, &opened, group) else {
+                return Ok((verdict, opened));
+            };
+            if let Err(error) = self.pass_on(own, &tag, group, targets)? {
+                opened = Err(error);
+            }
         }
-        let tag = format!("{tag}/{index}/{from}");
-        coordinator.broadcast(&tag, *from, group, tensor.target)?;
-        if *from != coordinator.rank() {
-            received_bytes += tensor.target.len() as u64;
-        }
+        Err(Error::Interrupted)
     }
-    Ok(received_bytes)
+
+    fn open(&mut self, origin: &Origin, choice: &Choice) -> Result<Opened> {
+        let reader = open_chosen(origin, choice)?;
+        let request = self.memory.request(&*reader)?;
+        let (ranks, on_mesh) =
+            (self.coordinator.ranks(), request.mesh.as_ref().map_or(1, |mesh| mesh.ranks()));
+        if on_mesh != ranks && !request.tensors.is_empty() {
+            return Err(Error::Usage(format!("the mesh has {on_mesh} ranks, the job {ranks}")));
+        }
+        let ways = ways(&*reader, &request, self.coordinator.rank())?;
+        let groups = groups(&request, self.options.memory_bytes_max);
+        Ok(Opened { reader, request, ways, groups })
+    }
+
+    /// Exchanges a group with the ranks that hold the same, and hands it over.
+    ///
+    /// Errors: where the ranks cannot talk; what this rank's memory says is inside.
+    fn pass_on(
+        &mut self,
+        own: &Opened,
+        tag: &str,
+        group: Range<usize>,
+        targets: Vec<Vec<u8>>,
+    ) -> Result<Result<()>> {
+        let mut outcome = Ok(());
+        for (tensor, mut target) in group.zip(targets) {
+            let stored_bytes = own.stored_bytes(tensor);
+            self.bytes.wanted += stored_bytes;
+            let Some(way) = &own.ways[tensor] else { continue };
+            if exchange(self.coordinator, &format!("{tag}/{tensor}"), way, &mut target)? {
+                self.bytes.received += stored_bytes;
+            }
+            if outcome.is_ok() {
+                outcome = self.memory.take(tensor, &target);
+            }
+        }
+        Ok(outcome)
+    }
 }

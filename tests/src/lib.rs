@@ -35,8 +35,18 @@ pub struct Peer {
 /// Without one the caller's test is counted as skipped: `None` means that it must return.
 #[track_caller]
 pub fn peer(version: &str) -> Option<Peer> {
-    let variable = format!("TITAN_PYTHON_{}", version.replace('.', "_"));
-    match std::env::var_os(&variable).filter(|python| !python.is_empty()) {
+    named_by(&format!("TITAN_PYTHON_{}", version.replace('.', "_")), version)
+}
+
+/// Finds the interpreter with TorchTitan and transformers, over PyTorch 2.11; else as [`peer`].
+#[track_caller]
+pub fn models() -> Option<Peer> {
+    named_by("TITAN_PYTHON_MODELS", "2.11")
+}
+
+#[track_caller]
+fn named_by(variable: &str, version: &str) -> Option<Peer> {
+    match std::env::var_os(variable).filter(|python| !python.is_empty()) {
         Some(python) => Some(Peer { version: version.to_owned(), python: PathBuf::from(python) }),
         None => {
             skip(&format!("{variable} is not set; `cargo xtask test` sets it"));
@@ -80,8 +90,21 @@ impl Peer {
         script: &Path,
         args: impl IntoIterator<Item = A>,
     ) -> Result<String, String> {
+        let script = workspace().join(script).into_os_string();
+        let args = args.into_iter().map(|arg| arg.as_ref().to_owned());
+        self.run(workspace(), std::iter::once(script).chain(args))
+    }
+
+    /// Runs the interpreter on CPU, in a folder, and gives what it prints.
+    ///
+    /// Errors: how it ended and everything it wrote, when it does not end with status 0.
+    pub fn run<A: AsRef<OsStr>>(
+        &self,
+        folder: &Path,
+        args: impl IntoIterator<Item = A>,
+    ) -> Result<String, String> {
         let mut command = Command::new(&self.python);
-        command.arg(workspace().join(script)).args(args).stdin(Stdio::null());
+        command.args(args).current_dir(folder).stdin(Stdio::null());
         // Gloo over the loopback device, one thread a process: as quiet and repeatable as PyTorch gets.
         command
             .env("GLOO_SOCKET_IFNAME", "lo")
@@ -95,7 +118,8 @@ impl Peer {
             return Ok(stdout);
         }
         let stderr = String::from_utf8_lossy(&output.stderr);
-        let (script, version) = (script.display(), &self.version);
-        Err(format!("{script} under PyTorch {version}: {}\n{stdout}\n{stderr}", output.status))
+        let args: Vec<_> = command.get_args().map(OsStr::to_string_lossy).collect();
+        let (args, version) = (args.join(" "), &self.version);
+        Err(format!("{args} under PyTorch {version}: {}\n{stdout}\n{stderr}", output.status))
     }
 }

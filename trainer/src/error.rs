@@ -46,6 +46,10 @@ pub enum Error {
     #[error("{path}: {action} failed", path = path.display())]
     File { path: PathBuf, action: &'static str, source: std::io::Error },
 
+    /// What a key names cannot be had.
+    #[error("{key}: {source}")]
+    OfKey { key: &'static str, source: Box<Error> },
+
     /// Another rank has failed, and says why itself.
     #[error("rank {rank} failed; its log says why")]
     Elsewhere { rank: u32, exit_code: u8 },
@@ -80,6 +84,7 @@ impl Error {
             Error::Job(error) => error.kind(),
             Error::Data(error) => error.kind(),
             Error::Usage(_) => ErrorKind::Usage,
+            Error::OfKey { source, .. } => return source.exit_code(),
             Error::Elsewhere { exit_code, .. } => return *exit_code,
             _ => ErrorKind::Io,
         };
@@ -87,6 +92,14 @@ impl Error {
             ErrorKind::Usage => 2,
             ErrorKind::Data => 3,
             ErrorKind::Io => 4,
+        }
+    }
+
+    /// The same, of what a key of the configuration names.
+    pub fn of_key(key: &'static str) -> impl Fn(Error) -> Error {
+        move |error| match error {
+            error if error.is_of_others() => error,
+            error => Error::OfKey { key, source: Box::new(error) },
         }
     }
 
@@ -103,7 +116,12 @@ impl Error {
 
     /// The error with all that caused it, in one line.
     pub fn with_causes(&self) -> String {
-        let causes = std::iter::successors(std::error::Error::source(self), |cause| cause.source());
+        let mut told: &dyn std::error::Error = self;
+        // It tells its source itself.
+        while let Some(Error::OfKey { source, .. }) = told.downcast_ref::<Error>() {
+            told = &**source;
+        }
+        let causes = std::iter::successors(told.source(), |cause| cause.source());
         let texts: Vec<String> =
             std::iter::once(self.to_string()).chain(causes.map(ToString::to_string)).collect();
         texts.join(": ")

@@ -8,11 +8,13 @@ mod setup;
 mod trace;
 mod validation;
 
+use crate::checkpoint::Progress;
 use crate::error::Result;
 use crate::groups::Groups;
 use crate::run::Runner;
 use crate::session::Session;
 use crate::stop::Stop;
+use data::MapPlaces;
 use feed::Feed;
 use figures::Figures;
 pub use figures::Log;
@@ -38,13 +40,29 @@ pub fn run(config: &Config, session: &Session, stop: &Stop, log: &Log) -> Result
     let runner = setup.runner(config, &groups)?;
     let mut saves = session.together("saves", Saves::open(config, session, &setup))?;
     let validation = session.together("validation", Validation::open(config, &setup))?;
+    if config.checkpoint.create_seed_checkpoint {
+        return saves.save_seed(&runner);
+    }
     let resumed = saves.resume(config, session, &runner)?;
-    let loader = session.together("data", setup.loader(config, &resumed.data))?;
-    let feed = Feed::new(loader, &setup, stop.clone(), Trace::new(config, session.member.rank));
+    setup.begin_random(&resumed)?;
+    let options = setup.data_options(config);
+    let loader = session.together("data", setup.loader(&options, &resumed.data))?;
+    let places = saves.is_for_torchtitan().then(|| MapPlaces::new(&options)).flatten();
+    let feed = Feed::new(loader, places, &setup, stop.clone(), Trace::new(config, session.member.rank));
     let done = (resumed.step, resumed.tokens_seen);
     let figures = Figures::open(config, session, &setup, &groups, log, done)?;
-    let mut training =
-        Training { config, setup: &setup, groups: &groups, runner, saves, validation, feed, figures };
+    let schedule_step = resumed.schedule_step;
+    let mut training = Training {
+        config,
+        setup: &setup,
+        groups: &groups,
+        runner,
+        saves,
+        validation,
+        feed,
+        figures,
+        schedule_step,
+    };
     let outcome = training.run(resumed.step);
     // Whatever came of it: what is reported of it is not lost.
     training.figures.tell(training.saves.take_happenings());
@@ -62,6 +80,8 @@ struct Training<'a> {
     validation: Option<Validation>,
     feed: Feed,
     figures: Figures<'a>,
+    /// Steps of the learning rate's schedule that are done.
+    schedule_step: u64,
 }
 
 impl Training<'_> {
@@ -93,14 +113,16 @@ impl Training<'_> {
 
     /// One step and what follows it; `None` where there is no data for it. Gives whether the job was asked to stop.
     fn step(&mut self, step: u64) -> Result<Option<bool>> {
-        let settings = self.setup.settings(self.config, step);
+        let settings = self.setup.settings(self.schedule_step);
         self.saves.look()?;
         let Some(report) = self.runner.step(settings, &mut self.feed)? else { return Ok(None) };
+        self.schedule_step += 1;
         self.figures.stepped(step, settings.lr, &report, &mut self.feed)?;
         let steps = self.config.training.steps;
         if let Some(due) = saving::due(&self.config.checkpoint, step, steps, report.is_stopping) {
             let tokens_seen = self.figures.tokens_seen();
-            self.saves.save(step, due, &self.runner, &mut self.feed, tokens_seen)?;
+            let progress = Progress { schedule_step: self.schedule_step, ..Progress::of(step, tokens_seen) };
+            self.saves.save(due, &self.runner, &mut self.feed, progress)?;
         }
         self.figures.tell(self.saves.take_happenings());
         if let Some(validation) = self.validation.as_ref().filter(|validation| validation.is_due(step)) {

@@ -1,5 +1,5 @@
 //! The real transformers, diffusers and TorchTitan on a CPU, in the ignored folder `.peers/models`: they make the fixtures of
-//! model families. Nothing else needs them.
+//! model families, and TorchTitan goes on from training states of ours.
 //!
 //! Environment variables: `TITAN_PEERS` and `TITAN_PYTHON`, as for the other peers.
 
@@ -9,6 +9,8 @@ use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// Tells tests where the interpreter is.
+pub(crate) const VARIABLE: &str = "TITAN_PYTHON_MODELS";
 /// The PyTorch below them.
 const TORCH: &str = "2.11";
 /// With what they import.

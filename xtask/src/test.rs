@@ -8,7 +8,7 @@
 use crate::moto::{self, MotoServer};
 use crate::peers::{self, PEERS, Ready};
 use crate::process::{cargo, ensure_subcommand, run as run_command, watch, words};
-use crate::{fixtures, libtorch, tidy};
+use crate::{fixtures, libtorch, models, tidy};
 use anyhow::{Result, bail};
 use clap::Args;
 use regex::Regex;
@@ -53,7 +53,7 @@ pub(crate) fn run(root: &Path, args: &TestArgs) -> Result<()> {
     });
     suite.step("fixtures", |_| fixtures::check(root).map(|checked| println!("    {checked}")));
 
-    let (mut ready, mut server) = (Vec::new(), None);
+    let (mut ready, mut server, mut torchtitan) = (Vec::new(), None, None);
     if !args.quick {
         for peer in PEERS {
             suite.step(&format!("PyTorch {}", peer.torch), |_| {
@@ -61,6 +61,10 @@ pub(crate) fn run(root: &Path, args: &TestArgs) -> Result<()> {
                 Ok(())
             });
         }
+        suite.step(models::PRODUCER, |_| {
+            torchtitan = Some(models::ensure_installed(root)?);
+            Ok(())
+        });
         suite.step(&format!("S3 server moto {}", moto::VERSION), |_| {
             let python = moto::ensure_installed(root)?;
             server = Some(MotoServer::start(root, &python)?);
@@ -69,7 +73,7 @@ pub(crate) fn run(root: &Path, args: &TestArgs) -> Result<()> {
     }
     suite.step("end to end", |tally| {
         let mut command = cargo(&["test", "-p", "e2e", "--no-fail-fast"]);
-        tell_peers(&mut command, &ready, server.as_ref());
+        tell_peers(&mut command, &ready, torchtitan.as_deref(), server.as_ref());
         if args.long {
             command.envs(LONG.map(|(variable, value, _)| (variable, value)));
             tally.long = LONG.map(|(.., what)| what).to_vec();
@@ -81,13 +85,22 @@ pub(crate) fn run(root: &Path, args: &TestArgs) -> Result<()> {
 }
 
 /// Tells tests where the interpreters and the S3 server are, and hides those that the caller's environment may name.
-fn tell_peers(command: &mut Command, ready: &[Ready], server: Option<&MotoServer>) {
+fn tell_peers(
+    command: &mut Command,
+    ready: &[Ready],
+    torchtitan: Option<&Path>,
+    server: Option<&MotoServer>,
+) {
     for peer in PEERS {
         command.env_remove(peer.variable());
     }
     for ready in ready {
         command.env(ready.peer.variable(), &ready.python);
     }
+    match torchtitan {
+        Some(python) => command.env(models::VARIABLE, python),
+        None => command.env_remove(models::VARIABLE),
+    };
     match server {
         Some(server) => command.env(moto::VARIABLE, &server.address),
         None => command.env_remove(moto::VARIABLE),

@@ -108,6 +108,15 @@ impl LineReader {
         Ok(skipped)
     }
 
+    /// Passes over lines until so many of the object are passed; says how many of them were documents.
+    pub(super) fn documents_until(&mut self, record: u64) -> Result<u64> {
+        let mut documents = 0;
+        while self.at.record < record && self.read_line(false)? {
+            documents += u64::from(!is_blank(&self.line));
+        }
+        Ok(documents)
+    }
+
     /// Reads a line without its end into `line`, or, unless `whole`, its first byte that is not blank. `false` at the
     /// end of the object.
     fn read_line(&mut self, whole: bool) -> Result<bool> {

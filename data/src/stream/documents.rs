@@ -50,6 +50,14 @@ impl Source {
         *cursor == Cursor { epoch: cursor.epoch, ..self.start() }
     }
 
+    /// A reader of an object, by its position in the corpus.
+    pub(crate) fn open(&self, object: usize, at: Position) -> Result<Reader> {
+        let object = &self.corpus.objects()[object];
+        let keeps_open = self.fetcher.keeps_open();
+        let opened = OpenObject::open(&self.corpus.store, &object.key, object.byte_len, keeps_open)?;
+        Reader::open(opened, object.encoding, &self.fetcher, at)
+    }
+
     fn first(&self) -> u64 {
         if self.deal == Deal::PerObject { 0 } else { self.shard }
     }
@@ -122,7 +130,7 @@ impl Documents {
             };
             let mut reader = match self.reader.take() {
                 Some(reader) => reader,
-                None => self.open(object)?,
+                None => self.source.open(object, self.cursor.at)?,
             };
             if self.cursor.pass > 0 {
                 self.cursor.pass -= reader.skip(self.cursor.pass)?;
@@ -142,13 +150,6 @@ impl Documents {
             self.cursor.object += 1;
             self.cursor.at = Position::default();
         }
-    }
-
-    fn open(&self, object: usize) -> Result<Reader> {
-        let object = self.object(object);
-        let (corpus, fetcher) = (&self.source.corpus, &self.source.fetcher);
-        let opened = OpenObject::open(&corpus.store, &object.key, object.byte_len, fetcher.keeps_open())?;
-        Reader::open(opened, object.encoding, fetcher, self.cursor.at)
     }
 
     fn begin_again(&mut self) -> Result<()> {

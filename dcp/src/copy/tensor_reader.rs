@@ -5,7 +5,7 @@ use super::read_box::OpenChunk;
 use crate::error::{Error, Result};
 use crate::format::Reader;
 use crate::layout::{Region, row_major};
-use crate::model::{Chunk, Fqn, Tensor, TensorSpec};
+use crate::model::{Chunk, DType, Fqn, Tensor, TensorSpec};
 use crate::threads::lock;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -57,17 +57,17 @@ impl<'a> TensorReader<'a> {
     /// Errors: [`Error::BadTensor`] for a target of another size than the region, a region outside the tensor, one
     /// that cuts a packed group, or one that no chunk covers; what reading gives.
     pub fn read(&self, region: &Region, target: &mut [u8]) -> Result<u64> {
-        let wanted = self.wanted(region, target.len())?;
+        let wanted = self.wanted(region, self.spec().dtype, target.len())?;
         self.read_blocks(&wanted, target, &mut Vec::new(), SCRATCH_BYTES_MAX)
     }
 
-    /// The region in blocks, once it is found to be inside the tensor and as large as the memory for it.
-    pub(crate) fn wanted(&self, region: &Region, target_bytes: usize) -> Result<Region> {
+    /// The region in blocks, once it is found to be inside the tensor and, in this type, as large as the memory for it.
+    pub(crate) fn wanted(&self, region: &Region, dtype: DType, target_bytes: usize) -> Result<Region> {
         if region.rank() != self.spec().shape.len() || !Region::whole(&self.spec().shape).contains(region) {
             return Err(self.bad(format!("region {region:?} is not inside shape {:?}", self.spec().shape)));
         }
         let wanted = self.blocks.region(self.fqn.as_str(), region)?;
-        let byte_len = wanted.elements() * self.blocks.block_bytes() as u64;
+        let byte_len = wanted.elements() * dtype.block_bytes();
         if target_bytes as u64 != byte_len {
             return Err(
                 self.bad(format!("region {region:?} has {byte_len} bytes, the memory for it {target_bytes}"))

@@ -266,7 +266,7 @@ proptest! {
         let regions = grid(&shape, &to);
         let mut memory: Vec<Vec<u8>> = regions.iter().map(|region| vec![0; 2 * region.elements() as usize]).collect();
         let wanted = regions.iter().zip(&mut memory);
-        let wanted = wanted.map(|(region, target)| Wanted { fqn: "w", region: region.clone(), target }).collect();
+        let wanted = wanted.map(|(region, target)| Wanted { fqn: "w", region: region.clone(), dtype: None, target }).collect();
         let stats = load(&source, wanted, CopyOptions { threads, ..CopyOptions::default() }, &()).unwrap();
         prop_assert_eq!(stats.written_bytes, source.catalog.tensor_bytes());
         let whole = elements_of(DType::BF16, &shape);
@@ -334,7 +334,8 @@ fn a_load_refuses_damage_and_memory_of_another_size() {
     let whole = Region::whole(&[8, 8]);
     let mut memory = vec![0; 256];
     let mut outcome = |source: &OneTensor, fqn: &str, byte_len: usize| {
-        let wanted = vec![Wanted { fqn, region: whole.clone(), target: &mut memory[..byte_len] }];
+        let wanted =
+            vec![Wanted { fqn, region: whole.clone(), dtype: None, target: &mut memory[..byte_len] }];
         load(source, wanted, CopyOptions::default(), &()).map(|stats| stats.read_bytes)
     };
     assert_eq!(outcome(&source, "w", 256).unwrap(), 256);

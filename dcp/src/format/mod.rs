@@ -6,6 +6,7 @@
 mod draft;
 pub(crate) mod job_folder;
 mod open_objects;
+pub mod pickle;
 mod safetensors;
 mod target;
 mod titan;

@@ -1,6 +1,7 @@
 //! All ranks load the same save of the same step, or none does.
 
-use super::newest::{Newest, attempt_of, newest_complete};
+use super::newest::attempt_of;
+use super::origin::{Found, Origin};
 use crate::coordinate::Coordinator;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{self, Reader};
@@ -12,21 +13,21 @@ use std::sync::Arc;
 /// What all ranks load.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Choice {
-    pub(super) step: u64,
+    pub(super) step: Option<u64>,
     attempt: Option<String>,
     pub(super) passed_over: Vec<(u64, String)>,
 }
 
 /// Rank 0 chooses for all.
 pub(super) fn choose(
-    run: &Place,
+    origin: &Origin,
     coordinator: &dyn Coordinator,
     tag: &str,
     before: Option<u64>,
 ) -> Result<Choice> {
     let mut own = None;
     if coordinator.rank() == 0 {
-        own = Some(newest_complete(run, before).map(|Newest { step, reader, passed_over }| Choice {
+        own = Some(origin.find(before).map(|Found { step, reader, passed_over }| Choice {
             step,
             attempt: attempt_of(&*reader),
             passed_over,
@@ -45,14 +46,14 @@ pub(super) fn choose(
     }
 }
 
-/// Opens the step.
+/// Opens what was chosen.
 ///
-/// Errors: [`Error::Changed`] where it is not the save that was chosen.
-pub(super) fn open_chosen(place: &Place, choice: &Choice) -> Result<Arc<dyn Reader>> {
-    let reader = format::open(place)?;
+/// Errors: [`Error::Changed`] where it is another save.
+pub(super) fn open_chosen(origin: &Origin, choice: &Choice) -> Result<Arc<dyn Reader>> {
+    let reader = origin.open(choice.step)?;
     match attempt_of(&*reader) == choice.attempt {
         true => Ok(reader),
-        false => Err(Error::Changed { object: place.display() }),
+        false => Err(Error::Changed { object: reader.place().display() }),
     }
 }
 

@@ -1,12 +1,14 @@
 //! Four ranks save and load: what is there afterwards, whatever dies when.
 
+mod chosen;
+
 use super::*;
 use crate::commit::steps;
 use crate::coordinate::threads;
 use crate::copy::CopyOptions;
 use crate::format;
 use crate::layout::{Layout, Mesh, Placement, Region, copy_box, row_major};
-use crate::load::{Request, RequestTensor, complete, load, newest_complete};
+use crate::load::{Loaded, Memory, Origin, Request, RequestTensor, complete, load, newest_complete};
 use crate::model::{DType, FqnFilter, TensorSpec, Value};
 use crate::prune::{Policy, plan};
 use crate::storage::faulty::{Call, Fault, Faults, FaultyStore, Operation};
@@ -133,42 +135,80 @@ fn load_each(stores: &[Arc<dyn Storage>], versions: &[u64]) -> (u64, u64) {
     found[0]
 }
 
-/// What loading gives each rank; what is loaded must be of one version, bit for bit.
-fn try_load(stores: &[Arc<dyn Storage>]) -> Vec<Result<(u64, u64)>> {
+/// A rank's memory of all tensors.
+struct Ranks {
+    wanted: Vec<(&'static str, Vec<u64>, [Placement; 2])>,
+    dtype: DType,
+    memory: Vec<Vec<u8>>,
+}
+
+impl Ranks {
+    fn new(dtype: DType) -> Self {
+        let wanted = tensors();
+        let memory = vec![vec![0xAA]; wanted.len()];
+        Ranks { wanted, dtype, memory }
+    }
+}
+
+impl Memory for Ranks {
+    fn request(&mut self, _: &dyn crate::format::Reader) -> Result<Request> {
+        let tensor = |(name, shape, placements): &(&'static str, Vec<u64>, [Placement; 2])| RequestTensor {
+            fqn: (*name).into(),
+            spec: TensorSpec::new(self.dtype, shape.clone()),
+            placements: placements.to_vec(),
+        };
+        Ok(Request { mesh: Some(mesh()), tensors: self.wanted.iter().map(tensor).collect() })
+    }
+
+    fn take(&mut self, tensor: usize, bytes: &[u8]) -> Result<()> {
+        self.memory[tensor] = bytes.to_vec();
+        Ok(())
+    }
+}
+
+/// All ranks load, each through its own store, and look at what they have.
+fn load_from<T: Send>(
+    stores: &[Arc<dyn Storage>],
+    origin: impl Fn(Place) -> Origin + Sync,
+    memory: impl Fn() -> Ranks + Sync,
+    options: CopyOptions,
+    look: impl Fn(u32, Loaded, Ranks) -> T + Sync,
+) -> Vec<Result<T>> {
     let coordinators = threads(RANKS, Duration::from_secs(20));
     std::thread::scope(|scope| {
         let load = |(rank, coordinator)| {
             let run = Place { store: Arc::clone(&stores[rank as usize]), key: Key::new("run").unwrap() };
+            let (origin, memory, look) = (&origin, &memory, &look);
             scope.spawn(move || {
-                let tensors = tensors();
-                let mut memory: Vec<Vec<u8>> = tensors
-                    .iter()
-                    .map(|(_, shape, placements)| region_of(shape, *placements, rank))
-                    .map(|region| vec![0xAA; 4 * region.map_or(0, |region| region.elements()) as usize])
-                    .collect();
-                let tensor = |((name, _, placements), target): (&(&'static str, _, [Placement; 2]), _)| {
-                    RequestTensor { fqn: name, placements: placements.to_vec(), target }
-                };
-                let wanted =
-                    tensors.iter().zip(memory.iter_mut().map(Vec::as_mut_slice)).map(tensor).collect();
-                let request = Request { mesh: Some(mesh()), tensors: wanted };
-                let loaded = load(&run, &coordinator, "load", request, CopyOptions::default())?;
-                let Value::Int(version) = loaded.reader.value(&"version".into()).unwrap() else { panic!() };
-                let version = version as u64;
-                assert!(loaded.amplification() <= 1.0 + 1e-9, "{loaded:?}");
-                for ((name, shape, placements), bytes) in tensors.iter().zip(&memory) {
-                    let region = region_of(shape, *placements, rank);
-                    let expected = region.map(|region| cut(shape, &whole(name, shape, version), &region));
-                    assert_eq!(bytes, &expected.unwrap_or_default(), "{name} of version {version}");
-                }
-                let rng = loaded.reader.value(&format!("rng.{rank}").as_str().into()).unwrap();
-                assert_eq!(rng, Value::Bytes(vec![rank as u8, version as u8]));
-                Ok((loaded.step, version))
+                let mut memory = memory();
+                let loaded = load(&origin(run), &coordinator, "load", &mut memory, options)?;
+                Ok(look(rank, loaded, memory))
             })
         };
         let loads: Vec<_> = (0..).zip(coordinators).map(load).collect();
         loads.into_iter().map(|load| load.join().unwrap()).collect()
     })
+}
+
+/// Step and version of what a rank has loaded, which must be of one version, bit for bit.
+fn look(rank: u32, loaded: Loaded, ranks: Ranks) -> (u64, u64) {
+    let Value::Int(version) = loaded.reader.value(&"version".into()).unwrap() else { panic!() };
+    let version = version as u64;
+    assert!(loaded.amplification() <= 1.0 + 1e-9, "{loaded:?}");
+    for ((name, shape, placements), bytes) in ranks.wanted.iter().zip(&ranks.memory) {
+        let region = region_of(shape, *placements, rank);
+        // What a rank holds nothing of is not handed to it.
+        let expected = region.map_or(vec![0xAA], |region| cut(shape, &whole(name, shape, version), &region));
+        assert_eq!(bytes, &expected, "{name} of version {version}");
+    }
+    let rng = loaded.reader.value(&format!("rng.{rank}").as_str().into()).unwrap();
+    assert_eq!(rng, Value::Bytes(vec![rank as u8, version as u8]));
+    (loaded.step.unwrap(), version)
+}
+
+/// What loading the newest step gives each rank.
+fn try_load(stores: &[Arc<dyn Storage>]) -> Vec<Result<(u64, u64)>> {
+    load_from(stores, Origin::Newest, || Ranks::new(DType::F32), CopyOptions::default(), look)
 }
 
 fn same_store(store: &Arc<dyn Storage>) -> Vec<Arc<dyn Storage>> {

@@ -5,9 +5,9 @@
 use super::RANKS;
 use dcp::coordinate::{Coordinator, Peers, threads};
 use dcp::copy::CopyOptions;
-use dcp::format::by_name;
+use dcp::format::{Reader, by_name};
 use dcp::layout::{Layout, Mesh, Placement, Region, copy_box, row_major};
-use dcp::load::{Request, RequestTensor, load};
+use dcp::load::{Memory, Origin, Request, RequestTensor, load};
 use dcp::model::{DType, TensorSpec, Value};
 use dcp::save::{HostMemory, SaveOptions, Saved, Saver, State, StateTensor, StateValue};
 use dcp::storage::Place;
@@ -68,23 +68,34 @@ pub fn load_newest(run: &Place) -> Result<(u64, bool), dcp::Error> {
     Ok((step, loaded.iter().all(|&one| one == (step, true))))
 }
 
+/// A rank's memory of every tensor.
+struct Held([Vec<u8>; TENSORS.len()]);
+
+impl Memory for Held {
+    fn request(&mut self, _: &dyn Reader) -> Result<Request, dcp::Error> {
+        let tensors = TENSORS.map(|(fqn, shape, placements)| RequestTensor {
+            fqn: fqn.into(),
+            spec: TensorSpec::new(DType::F32, shape),
+            placements: placements.to_vec(),
+        });
+        Ok(Request { mesh: Some(mesh()), tensors: tensors.into() })
+    }
+
+    fn take(&mut self, tensor: usize, bytes: &[u8]) -> Result<(), dcp::Error> {
+        self.0[tensor] = bytes.to_vec();
+        Ok(())
+    }
+}
+
 fn load_rank(run: &Place, coordinator: &dyn Coordinator) -> Result<(u64, bool), dcp::Error> {
     let rank = coordinator.rank();
-    let regions = TENSORS.map(|(_, shape, placements)| region(shape, placements, rank));
-    let mut memory: Vec<Vec<u8>> = regions
-        .iter()
-        .map(|region| vec![0xAA; 4 * region.as_ref().map_or(0, Region::elements) as usize])
-        .collect();
-    let tensor = |((fqn, _, placements), target): (_, _)| {
-        let placements: [Placement; 2] = placements;
-        RequestTensor { fqn, placements: placements.to_vec(), target }
-    };
-    let tensors = TENSORS.into_iter().zip(memory.iter_mut().map(Vec::as_mut_slice)).map(tensor).collect();
-    let request = Request { mesh: Some(mesh()), tensors };
-    let loaded = load(run, coordinator, "look", request, CopyOptions::default())?;
-    let step = loaded.step;
+    let mut held = Held(TENSORS.map(|_| Vec::new()));
+    let origin = Origin::Newest(run.clone());
+    let loaded = load(&origin, coordinator, "look", &mut held, CopyOptions::default())?;
+    let step = loaded.step.expect("a run's step");
     let mut equal = loaded.reader.value(&"step".into())? == Value::Int(step as i64);
-    for (((name, shape, _), region), found) in TENSORS.into_iter().zip(regions).zip(&memory) {
+    for ((name, shape, placements), found) in TENSORS.into_iter().zip(&held.0) {
+        let region = region(shape, placements, rank);
         let expected = region.map(|region| cut(&shape, &whole(name, &shape, step), &region));
         equal &= *found == expected.unwrap_or_default();
     }

@@ -17,6 +17,7 @@ mod store_errors;
 mod stores;
 mod streaming;
 mod torchtitan;
+mod training_state;
 mod transfer;
 
 use dcp::convert::{ConvertOptions, plan};

@@ -2,10 +2,12 @@
 
 use super::setup::Setup;
 use super::trace::Trace;
-use crate::error::Result;
+use crate::checkpoint::{Dataloader, Progress};
+use crate::error::{Error, Result};
+use crate::ffi::rng;
 use crate::run::{Sequences, Surroundings};
 use crate::stop::Stop;
-use data::{Loader, Step};
+use data::{Loader, MapPlaces, Step};
 use dcp::save::Saving;
 use job::program::Instruction;
 use std::time::{Duration, Instant};
@@ -20,6 +22,9 @@ pub(super) struct Feed {
     pub(super) saving: Option<Saving>,
     /// What records steps, where something does.
     pub(super) trace: Option<Trace>,
+    /// TorchTitan's way to say where the data stands, where it is wanted and can.
+    places: Option<MapPlaces>,
+    local_batch_size: u64,
     turns: i64,
     seq_len: i64,
     device: Device,
@@ -30,12 +35,20 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    pub(super) fn new(loader: Loader, setup: &Setup, stop: Stop, trace: Option<Trace>) -> Self {
+    pub(super) fn new(
+        loader: Loader,
+        places: Option<MapPlaces>,
+        setup: &Setup,
+        stop: Stop,
+        trace: Option<Trace>,
+    ) -> Self {
         Feed {
             loader,
             stop,
             saving: None,
             trace,
+            places,
+            local_batch_size: setup.batch.local,
             turns: setup.batch.accumulation_steps as i64,
             seq_len: setup.seq_len,
             device: setup.device,
@@ -44,11 +57,22 @@ impl Feed {
         }
     }
 
-    /// Where this rank's data stands, as JSON.
+    /// Says where this rank's data and random numbers stand.
     ///
-    /// Errors: none for a loader's state.
-    pub(super) fn place(&self) -> Result<String> {
-        Ok(self.loader.state().to_json()?)
+    /// Errors: what reading the documents of a step once more gives, which TorchTitan's way to say it needs.
+    pub(super) fn tell_place(&mut self, progress: &mut Progress) -> Result<()> {
+        let state = self.loader.state();
+        progress.data = vec![state.to_json()?];
+        progress.rng = rng::state(self.device)?;
+        progress.dataloader = match &mut self.places {
+            Some(places) => Some(Dataloader {
+                place: places.place(&state)?,
+                sequences: state.position(),
+                local_batch_size: self.local_batch_size,
+            }),
+            None => None,
+        };
+        Ok(())
     }
 
     /// Notes a wait for a save.
@@ -88,7 +112,8 @@ fn checksums(step: &Step, seq_len: usize) -> Vec<String> {
 impl Surroundings for Feed {
     fn load_batch(&mut self) -> Result<Option<Vec<Sequences>>> {
         let begun = Instant::now();
-        let step = self.loader.next_step()?;
+        let step =
+            self.loader.next_step().map_err(Error::from).map_err(Error::of_key("training.dataset_path"))?;
         self.data_loading += begun.elapsed();
         let Some(step) = step else {
             if let Some(why) = self.loader.out_of_data() {

@@ -1,12 +1,13 @@
 //! The checkpoints of a run: what it starts from, what is saved when, what stays.
 
 mod after;
+mod resume;
 mod start;
 
 use super::feed::Feed;
 use super::place;
 use super::setup::Setup;
-use crate::checkpoint::{self, Progress};
+use crate::checkpoint::{self, Content, Hyper, Progress, Resumed};
 use crate::error::{Error, Result};
 use crate::run::Runner;
 use crate::session::Session;
@@ -18,25 +19,14 @@ use dcp::format;
 use dcp::plan::Degrees;
 use dcp::save::{SaveOptions, Saver, Saving};
 use dcp::storage::Place;
-use job::config::{AsyncMode, Checkpoint, Config};
-use job::saving::Due;
+use job::config::{AsyncMode, Checkpoint, CheckpointFormat, Config};
+use job::saving::{self, Due};
 use serde_json::{Value, json};
 use start::{Choice, Start};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Instant;
 use tracing::{info, warn};
-
-/// Where a run goes on from.
-#[derive(Debug, Default)]
-pub(super) struct Resumed {
-    /// Steps done.
-    pub(super) step: u64,
-    /// Tokens seen, of all ranks.
-    pub(super) tokens_seen: u64,
-    /// The place in the data, of every rank that saved; empty for its beginning.
-    pub(super) data: Vec<String>,
-}
 
 /// The checkpoints of a run.
 pub(super) struct Saves {
@@ -46,6 +36,7 @@ pub(super) struct Saves {
     exports: Place,
     assets: Place,
     model: Model,
+    hyper: Hyper,
     coordinator: Arc<dyn Coordinator>,
     saver: Option<Saver>,
     /// The save under way.
@@ -77,7 +68,8 @@ impl Saves {
     /// Errors: a folder that is no place, an unknown setting of its store.
     pub(super) fn open(config: &Config, session: &Session, setup: &Setup) -> Result<Self> {
         let checkpoint = &config.checkpoint;
-        let run = place::output(&config.job.dump_folder, &checkpoint.folder)?;
+        let run = place::output(&config.job.dump_folder, &checkpoint.folder)
+            .map_err(Error::of_key("checkpoint.folder"))?;
         let saver = match checkpoint.enable && !checkpoint.load_only {
             true => {
                 let mut options = SaveOptions::new(format::by_name(checkpoint.format.as_str())?);
@@ -92,9 +84,11 @@ impl Saves {
         Ok(Saves {
             config: checkpoint.clone(),
             run,
-            exports: place::output(&config.job.dump_folder, &checkpoint.export_hf_folder)?,
+            exports: place::output(&config.job.dump_folder, &checkpoint.export_hf_folder)
+                .map_err(Error::of_key("checkpoint.export_hf_folder"))?,
             assets: place::open(&config.model.hf_assets_path)?,
             model: setup.model.spec().clone(),
+            hyper: setup.hyper,
             coordinator: session.coordinator.clone(),
             saver,
             current: None,
@@ -111,28 +105,41 @@ impl Saves {
     /// Errors: what was asked for and is not there, or cannot be loaded.
     pub(super) fn resume(&mut self, config: &Config, session: &Session, runner: &Runner) -> Result<Resumed> {
         if !self.config.enable {
-            return Ok(Resumed::default());
+            return Ok(resume::beginning());
         }
         let Choice { start, notes } = self.choose(config, session)?;
         notes.iter().for_each(|note| warn!("{note}"));
         match start {
             Start::Beginning => {
                 info!("{}: no checkpoint; the run starts from its beginning", self.run.display());
-                Ok(Resumed::default())
+                Ok(resume::beginning())
             }
-            Start::Newest => {
-                let progress = checkpoint::load(
-                    &self.run,
-                    &*self.coordinator,
-                    "load",
-                    &runner.units,
-                    &runner.optimizer,
-                    self.degrees,
-                )?;
-                Ok(Resumed { step: progress.step, tokens_seen: 0, data: progress.data })
-            }
-            other => Err(Error::Usage(format!("{other:?}"))),
+            start => self.load(config, session, runner, &start),
         }
+    }
+
+    /// Whether what is saved is in the format that TorchTitan reads.
+    pub(super) fn is_for_torchtitan(&self) -> bool {
+        self.config.format == CheckpointFormat::Dcp && self.saver.is_some()
+    }
+
+    /// Saves the model as it begins as step 0, for runs on any mesh to start from.
+    ///
+    /// Errors: what saving gives.
+    pub(super) fn save_seed(&mut self, runner: &Runner) -> Result<()> {
+        let Some(saver) = &mut self.saver else { return Ok(()) };
+        let Runner { units, optimizer, .. } = runner;
+        let content = Content::Model { dtype: self.config.export_dtype.dtype() };
+        let progress = Progress::of(0, 0);
+        let state =
+            checkpoint::state(units, optimizer, self.degrees, self.rank, &progress, content, &self.hyper)?;
+        let due =
+            Due { content: saving::Content::Model, is_last: true, is_exported: self.config.last_save_in_hf };
+        let saving = saver.save(0, state)?;
+        self.current = Some(Current { step: 0, due, saving, begun: Instant::now() });
+        self.finish()?;
+        info!("Created seed checkpoint");
+        Ok(())
     }
 
     /// What rank 0 decides.
@@ -212,18 +219,23 @@ impl Saves {
     /// Errors: what this save failed with where it is waited for, else what the one before did.
     pub(super) fn save(
         &mut self,
-        step: u64,
         due: Due,
         runner: &Runner,
         feed: &mut Feed,
-        _tokens_seen: u64,
+        mut progress: Progress,
     ) -> Result<()> {
-        let begun = Instant::now();
+        let (begun, step) = (Instant::now(), progress.step);
         // One save at a time.
         self.wait()?;
         let Some(saver) = &mut self.saver else { return Ok(()) };
-        let progress = Progress { step, data: vec![feed.place()?] };
-        let state = checkpoint::state(&runner.units, &runner.optimizer, self.degrees, self.rank, &progress)?;
+        feed.tell_place(&mut progress)?;
+        let content = match due.content {
+            saving::Content::Full => Content::Full,
+            saving::Content::Model => Content::Model { dtype: self.config.export_dtype.dtype() },
+        };
+        let Runner { units, optimizer, .. } = runner;
+        let state =
+            checkpoint::state(units, optimizer, self.degrees, self.rank, &progress, content, &self.hyper)?;
         let saving = saver.save(step, state)?;
         self.current = Some(Current { step, due, saving: saving.clone(), begun });
         match (due.is_last, self.config.async_mode) {

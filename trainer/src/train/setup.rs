@@ -2,6 +2,7 @@
 
 use super::place;
 use crate::begin;
+use crate::checkpoint::{DataPlace, Hyper, Resumed};
 use crate::error::{Error, Result};
 use crate::ffi::rng;
 use crate::groups::Groups;
@@ -17,7 +18,6 @@ use job::config::{
     AcMode, Config, Dataloader, OptimizerName, ParamDtype, ReduceDtype, ReshardPolicy, SelectiveOption,
 };
 use job::flops;
-use job::lr::Schedule;
 use job::mesh::{Group, ParallelDims};
 use job::program::{Plan, Reduction, Reshard, UnitPlan, build, build_evaluation};
 use std::path::Path;
@@ -29,7 +29,8 @@ use tracing::{info, warn};
 pub(super) struct Setup {
     pub(super) dims: ParallelDims,
     pub(super) batch: Batch,
-    pub(super) schedule: Schedule,
+    /// Settings of the optimizer.
+    pub(super) hyper: Hyper,
     pub(super) model: Box<dyn Model>,
     pub(super) device: Device,
     pub(super) rank: u32,
@@ -68,14 +69,15 @@ impl Setup {
         let seq_len = longest(config);
         let model = model::build(config.model()?, seq_len, session.device)?;
         let training = &config.training;
-        let dataset = Dataset::find(&training.dataset)?;
-        let corpus = Corpus::open(dataset, &place::open(dataset.path(training.dataset_path.as_deref())?)?)?;
-        let tokenizer = Tokenizer::open(&place::open(&config.model.hf_assets_path)?)?;
+        let corpus = corpus(&training.dataset, training.dataset_path.as_deref(), TRAINING)?;
+        let tokenizer = place::open(&config.model.hf_assets_path)
+            .and_then(|folder| Ok(Tokenizer::open(&folder)?))
+            .map_err(Error::of_key("model.hf_assets_path"))?;
         fits(&tokenizer, &*model, &config.model.hf_assets_path)?;
         Ok(Setup {
             dims,
             batch,
-            schedule: Schedule::new(config),
+            hyper: Hyper::new(config),
             model,
             device: session.device,
             rank: session.member.rank,
@@ -105,8 +107,8 @@ impl Setup {
             self.seq_len,
             self.seed
         );
-        if self.schedule.is_warmup_cut {
-            let (warmup, steps) = (config.lr_scheduler.warmup_steps, self.schedule.warmup);
+        if self.hyper.schedule.is_warmup_cut {
+            let (warmup, steps) = (config.lr_scheduler.warmup_steps, self.hyper.schedule.warmup);
             warn!("lr_scheduler.warmup_steps = {warmup} is more than there are steps; {steps} are taken");
         }
         let objects = self.corpus.objects().len();
@@ -150,15 +152,10 @@ impl Setup {
         Runner::new(&*self.model, groups, units, optimizer, programs, training.max_norm)
     }
 
-    /// Settings of the optimizer for a step, from 1.
-    pub(super) fn settings(&self, config: &Config, step: u64) -> Settings {
-        let optimizer = &config.optimizer;
-        Settings {
-            lr: optimizer.lr * self.schedule.factor(step - 1),
-            betas: (optimizer.beta1, optimizer.beta2),
-            eps: optimizer.eps,
-            weight_decay: optimizer.weight_decay,
-        }
+    /// Settings of the optimizer for a step of the schedule, from 0.
+    pub(super) fn settings(&self, schedule_step: u64) -> Settings {
+        let Hyper { lr, betas, eps, weight_decay, schedule, .. } = self.hyper;
+        Settings { lr: lr * schedule.factor(schedule_step), betas, eps, weight_decay }
     }
 
     fn plan(&self, config: &Config, gathered: bool) -> Result<Plan> {
@@ -200,10 +197,25 @@ impl Setup {
         self.dims.coordinate(Group::Batch, self.rank).into()
     }
 
-    /// The data from its beginning, or from where ranks of an earlier run were.
+    /// Sets the generator to where a run stands, or, on another number of ranks, to a place of its own.
     ///
-    /// Errors: as of [`Loader`].
-    pub(super) fn loader(&self, config: &Config, from: &[String]) -> Result<Loader> {
+    /// Errors: a state that is none.
+    pub(super) fn begin_random(&self, resumed: &Resumed) -> Result<()> {
+        match &resumed.rng {
+            Some(state) => rng::set_state(self.device, state),
+            None if resumed.step == 0 => Ok(()),
+            None => {
+                let seeds = (self.seed, self.rank, resumed.step);
+                // Any function of the three does.
+                let mixed =
+                    seeds.0 ^ (u64::from(seeds.1) << 40) ^ seeds.2.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                rng::manual_seed(mixed)
+            }
+        }
+    }
+
+    /// What this rank wants of the data.
+    pub(super) fn data_options(&self, config: &Config) -> DataOptions {
         let training = &config.training;
         let options = DataOptions::new(
             self.corpus.clone(),
@@ -212,22 +224,58 @@ impl Setup {
             self.batch.global,
         );
         let Dataloader { num_workers, prefetch_factor, .. } = training.dataloader;
-        let options = DataOptions {
+        DataOptions {
             rank: self.batch_rank(),
             ranks: u64::from(self.dims.batch()),
             virtual_shards: (training.virtual_shards > 0).then_some(training.virtual_shards),
             workers: num_workers as usize,
             prefetch_steps: prefetch_factor.unwrap_or(2) as usize,
             ..options
-        };
+        }
+    }
+
+    /// The data from where a run stands.
+    ///
+    /// Errors: as of [`Loader`].
+    pub(super) fn loader(&self, options: &DataOptions, from: &DataPlace) -> Result<Loader> {
+        let after = |steps: u64| Ok(Loader::open_after(options, steps * self.batch.global)?);
         match from {
-            [] => Ok(Loader::open(&options)?),
-            from => {
-                let states = from.iter().map(|json| State::from_json(json)).collect::<Result<_, _>>()?;
-                Ok(Loader::resume(&options, &State::merge(states)?)?)
+            DataPlace::Beginning => Ok(Loader::open(options)?),
+            DataPlace::AfterSteps(steps) => after(*steps),
+            DataPlace::Ranks(states) => {
+                let states = states.iter().map(|json| State::from_json(json)).collect::<Result<_, _>>()?;
+                Ok(Loader::resume(options, &State::merge(states)?)?)
+            }
+            DataPlace::Map { place, steps } => {
+                match State::of_map_place(options, place, steps * self.batch.global) {
+                    Ok(Some(state)) => Ok(Loader::resume(options, &state)?),
+                    other => {
+                        let why = match other {
+                            Err(error) => error.to_string(),
+                            Ok(_) => "it is of one data-parallel rank, this run reads otherwise".to_owned(),
+                        };
+                        warn!(
+                            "the place in the data is TorchTitan's and cannot be taken over ({why}): the data goes on after \
+                             the sequences of {steps} steps"
+                        );
+                        after(*steps)
+                    }
+                }
             }
         }
     }
+}
+
+/// The keys that name the text of training.
+const TRAINING: (&str, &str) = ("training.dataset", "training.dataset_path");
+
+/// The text of a dataset. `keys` are those of its name and of its path.
+///
+/// Errors: what is not there, with the key that names it.
+pub(super) fn corpus(name: &str, path: Option<&str>, keys: (&'static str, &'static str)) -> Result<Corpus> {
+    let dataset = Dataset::find(name).map_err(Error::from).map_err(Error::of_key(keys.0))?;
+    let open = || Ok(Corpus::open(dataset, &place::open(dataset.path(path)?)?)?);
+    open().map_err(Error::of_key(keys.1))
 }
 
 /// Tokens of the longest sequence that the model will see.

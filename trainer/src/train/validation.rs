@@ -1,12 +1,11 @@
 //! `[validation]`: the loss on text that is not trained on, the same text every time.
 
 use super::feed::sequences;
-use super::place;
-use super::setup::Setup;
+use super::setup::{Setup, corpus};
 use crate::error::Result;
 use crate::groups::Groups;
 use crate::run::{Runner, Sequences, Surroundings};
-use data::{Corpus, DataOptions, Dataset, Loader};
+use data::{DataOptions, Loader};
 use job::config::Config;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,8 +40,8 @@ impl Validation {
         if !validation.enable {
             return Ok(None);
         }
-        let dataset = Dataset::find(&validation.dataset)?;
-        let corpus = Corpus::open(dataset, &place::open(dataset.path(validation.dataset_path.as_deref())?)?)?;
+        let keys = ("validation.dataset", "validation.dataset_path");
+        let corpus = corpus(&validation.dataset, validation.dataset_path.as_deref(), keys)?;
         let ranks = u64::from(setup.dims.batch());
         let batches = u64::try_from(validation.steps).ok();
         let options = DataOptions::new(

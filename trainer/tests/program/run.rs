@@ -183,6 +183,7 @@ pub fn tensors(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let wanted = whole.iter_mut().map(|(fqn, region, target)| dcp::copy::Wanted {
         fqn,
         region: region.clone(),
+        dtype: None,
         target,
     });
     dcp::copy::load(&*reader, wanted.collect(), dcp::copy::CopyOptions::default(), &()).unwrap();

@@ -1,15 +1,16 @@
 //! The small Llama on the text of `fixtures/text/words`: what every test of training runs.
 
 use crate::support::numbers;
-use data::{Corpus, DataOptions, Dataset, Loader, State, Tokenizer};
+use data::{Corpus, DataOptions, Dataset, Loader, MapPlaces, State, Tokenizer};
 use dcp::save::Saving;
 use dcp::storage::open_url;
 use job::config::Config;
-use job::lr::Schedule;
 use job::mesh::ParallelDims;
 use job::program::{Plan, Reduction, Reshard, UnitPlan, build};
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
+use trainer::checkpoint::{self, Content, DataPlace, Dataloader, Hyper, Progress, Resumed};
+use trainer::ffi::rng;
 use trainer::groups::Groups;
 use trainer::model::{Llama3, Model};
 use trainer::optimizer::{Optimizer, Rule, Settings};
@@ -22,6 +23,8 @@ pub const STEPS: u64 = 10;
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/text/words");
 const SEQ_LEN: i64 = 256;
 const GLOBAL_BATCH: u32 = 4;
+/// Tokens of a step, of all ranks.
+pub const STEP_TOKENS: u64 = GLOBAL_BATCH as u64 * SEQ_LEN as u64;
 
 /// How a run is cut.
 #[derive(Clone, Copy)]
@@ -53,6 +56,12 @@ impl Cut {
     }
 }
 
+/// Settings of the optimizer, and of the learning rate over the steps.
+pub fn hyper() -> Hyper {
+    let toml = format!("[lr_scheduler]\nwarmup_steps = 2\ndecay_ratio = 0.8\n[training]\nsteps = {STEPS}\n");
+    Hyper::new(&Config::from_toml(&toml, "llama.toml".as_ref()).unwrap().config)
+}
+
 pub fn model() -> Llama3 {
     let spec = convert::families::by_name("llama3:debugmodel").unwrap();
     Llama3::new(spec, SEQ_LEN, Device::Cpu).unwrap()
@@ -62,26 +71,34 @@ pub fn model() -> Llama3 {
 pub struct Text {
     pub loader: Loader,
     pub saving: Option<Saving>,
+    places: Option<MapPlaces>,
     microbatches: i64,
 }
 
 impl Text {
-    /// From the beginning, or from where the ranks of another run were.
-    fn new(rank: u32, ranks: u32, microbatches: u32, from: &[String]) -> Self {
+    /// From the beginning, or from where another run was.
+    fn new(rank: u32, ranks: u32, microbatches: u32, from: Option<&Resumed>) -> Self {
         let place = |name: &str| open_url(&format!("{FIXTURE}/{name}")).unwrap();
         let corpus = Corpus::open(Dataset::find("c4_test").unwrap(), &place("corpus")).unwrap();
         let tokenizer = Tokenizer::open(&place("tokenizer")).unwrap();
         let (corpus, tokenizer) = (Arc::new(corpus), Arc::new(tokenizer));
         let options = DataOptions::new(corpus, tokenizer, SEQ_LEN as usize, u64::from(GLOBAL_BATCH));
         let options = DataOptions { rank: rank.into(), ranks: ranks.into(), ..options };
-        let loader = match from {
-            [] => Loader::open(&options).unwrap(),
-            from => {
-                let states = from.iter().map(|json| State::from_json(json).unwrap()).collect();
-                Loader::resume(&options, &State::merge(states).unwrap()).unwrap()
+        let sequences = |steps: u64| steps * u64::from(GLOBAL_BATCH);
+        let resume = |state: &State| Loader::resume(&options, state).unwrap();
+        let loader = match from.map_or(&DataPlace::Beginning, |resumed| &resumed.data) {
+            DataPlace::Beginning => Loader::open(&options).unwrap(),
+            DataPlace::Ranks(ranks) => {
+                let states = ranks.iter().map(|json| State::from_json(json).unwrap()).collect();
+                resume(&State::merge(states).unwrap())
             }
+            DataPlace::Map { place, steps } => {
+                resume(&State::of_map_place(&options, place, sequences(*steps)).unwrap().unwrap())
+            }
+            DataPlace::AfterSteps(steps) => Loader::open_after(&options, sequences(*steps)).unwrap(),
         };
-        Text { loader, saving: None, microbatches: microbatches.into() }
+        let places = MapPlaces::new(&options);
+        Text { loader, saving: None, places, microbatches: microbatches.into() }
     }
 }
 
@@ -105,13 +122,21 @@ pub struct Training<'a> {
     pub runner: Runner<'a>,
     pub text: Text,
     pub step: u64,
+    pub hyper: Hyper,
     groups: &'a Groups,
-    schedule: Schedule,
+    rank: u32,
+    cut: Cut,
 }
 
 impl<'a> Training<'a> {
     /// Parameters as seed 7 makes them; text from the beginning, or from where another run was.
-    pub fn new(model: &'a dyn Model, groups: &'a Groups, rank: u32, cut: Cut, from: &[String]) -> Self {
+    pub fn new(
+        model: &'a dyn Model,
+        groups: &'a Groups,
+        rank: u32,
+        cut: Cut,
+        from: Option<&Resumed>,
+    ) -> Self {
         let precision = Precision { param: cut.param, reduce: Kind::Float };
         let units = begin::units(model, groups, precision, Device::Cpu, 7).unwrap();
         let gathered = units[0].is_gathered();
@@ -131,20 +156,40 @@ impl<'a> Training<'a> {
         let programs = Programs { train: build(&plan), evaluate: None };
         let runner = Runner::new(model, groups, units, optimizer, programs, 1.0).unwrap();
         let text = Text::new(rank, groups.data_ranks(), cut.microbatches, from);
-        let toml =
-            format!("[lr_scheduler]\nwarmup_steps = 2\ndecay_ratio = 0.8\n[training]\nsteps = {STEPS}\n");
-        let schedule = Schedule::new(&Config::from_toml(&toml, "llama.toml".as_ref()).unwrap().config);
-        Training { runner, text, step: 0, groups, schedule }
+        let step = from.map_or(0, |resumed| resumed.step);
+        Training { runner, text, step, hyper: hyper(), groups, rank, cut }
+    }
+
+    /// What of the run is no tensor.
+    pub fn progress(&mut self) -> Progress {
+        let (step, state) = (self.step, self.text.loader.state());
+        let dataloader = self.text.places.as_mut().map(|places| Dataloader {
+            place: places.place(&state).unwrap(),
+            sequences: state.position(),
+            local_batch_size: GLOBAL_BATCH.into(),
+        });
+        let data = vec![state.to_json().unwrap()];
+        let rng = rng::state(Device::Cpu).unwrap();
+        Progress { data, dataloader, rng, ..Progress::of(step, step * STEP_TOKENS) }
+    }
+
+    /// This rank's share of a checkpoint.
+    pub fn state(&mut self, content: Content) -> dcp::save::State {
+        let progress = self.progress();
+        let Runner { units, optimizer, .. } = &self.runner;
+        let degrees = self.cut.dims().degrees();
+        checkpoint::state(units, optimizer, degrees, self.rank, &progress, content, &self.hyper).unwrap()
     }
 
     /// Loss over all ranks and gradient norm of every step up to this one.
     pub fn until(&mut self, end: u64) -> Vec<(f64, f64)> {
         let mut found = Vec::new();
         while self.step < end {
-            let lr = 8e-4 * self.schedule.factor(self.step);
-            let settings = Settings { lr, betas: (0.9, 0.95), eps: 1e-8, weight_decay: 0.1 };
+            let Hyper { betas, eps, weight_decay, .. } = self.hyper;
+            let lr = self.hyper.lr * self.hyper.schedule.factor(self.step);
+            let settings = Settings { lr, betas, eps, weight_decay };
             let report = self.runner.step(settings, &mut self.text).unwrap().unwrap();
-            assert_eq!(report.global_valid_tokens, u64::from(GLOBAL_BATCH) * SEQ_LEN as u64);
+            assert_eq!(report.global_valid_tokens, STEP_TOKENS);
             let loss = report.loss.to_kind(Kind::Double);
             self.groups.sum_over_data(&loss).unwrap();
             found.push((numbers(&loss)[0], numbers(&report.grad_norm)[0]));

@@ -2,6 +2,7 @@
 
 mod llama;
 mod parity;
+mod parts;
 mod recompute;
 mod resume;
 #[path = "../support/mod.rs"]

@@ -27,7 +27,7 @@ fn groups(rank: &Rank, cut: Cut) -> Groups {
 
 /// Loss over all ranks and gradient norm of every step.
 fn train(groups: &Groups, rank: u32, cut: Cut) -> Vec<(f64, f64)> {
-    Training::new(&model(), groups, rank, cut, &[]).until(STEPS)
+    Training::new(&model(), groups, rank, cut, None).until(STEPS)
 }
 
 /// Bfloat16 has three digits: the same course, not the same figures.

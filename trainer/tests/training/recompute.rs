@@ -67,7 +67,7 @@ struct TwoSteps {
 fn two_steps(cut: Cut) -> TwoSteps {
     rng::manual_seed(7).unwrap();
     let (model, nobody) = (Dropping::new(usize::MAX), Groups::default());
-    let mut training = Training::new(&model, &nobody, 0, cut, &[]);
+    let mut training = Training::new(&model, &nobody, 0, cut, None);
     let losses_and_norms = training.until(2);
     let params = training.runner.units.iter().flat_map(|unit| &unit.params);
     let params = params.flat_map(|param| numbers(&param.shard)).collect();
@@ -95,7 +95,7 @@ fn replayed() {
 /// A recomputation that fails is an error, and leaves the generator as the forward passes left it.
 fn left_alone_by_a_failure() {
     let (model, nobody) = (Dropping::new(8), Groups::default());
-    let mut training = Training::new(&model, &nobody, 0, AGAIN, &[]);
+    let mut training = Training::new(&model, &nobody, 0, AGAIN, None);
     let settings = Settings { lr: 1e-3, betas: (0.9, 0.95), eps: 1e-8, weight_decay: 0.1 };
     let error = training.runner.step(settings, &mut training.text).unwrap_err();
     assert_eq!(error.to_string(), "lost");

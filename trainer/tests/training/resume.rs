@@ -1,15 +1,16 @@
 //! A run that is saved in the background while it goes on, and resumed: on the same mesh with the same bits, on another with
 //! the same text and the same losses but for the order of sums.
 
-use crate::llama::{Cut, ONE, STEPS, Training, model};
+use crate::llama::{Cut, ONE, STEP_TOKENS, STEPS, Training, hyper, model};
 use crate::support::{LONG, Rank, numbers, run_well};
 use dcp::coordinate::{Alone, Coordinator, Peers};
 use dcp::format;
+use dcp::load::Origin;
 use dcp::save::{SaveOptions, Saver};
 use dcp::storage::{Place, open_url};
 use std::sync::Arc;
 use std::time::Duration;
-use trainer::checkpoint::{self, Progress};
+use trainer::checkpoint::{self, Content, DataPlace, Parts, Resumed};
 use trainer::coordinate::StoreKeys;
 use trainer::ffi::rng;
 use trainer::groups::Groups;
@@ -29,16 +30,11 @@ impl Job<'_> {
     /// Trains to the end, saving on the way; gives the losses from the save on, and the last parameters.
     fn train_and_save(&self, run: &Place, format: &str) -> (Vec<(f64, f64)>, Vec<f64>) {
         let model = model();
-        let mut training = Training::new(&model, self.groups, self.rank, self.cut, &[]);
+        let mut training = Training::new(&model, self.groups, self.rank, self.cut, None);
         training.until(SAVED);
         let options = SaveOptions::new(format::by_name(format).unwrap());
         let mut saver = Saver::new(run.clone(), options, self.coordinator.clone()).unwrap();
-        let data = vec![training.text.loader.state().to_json().unwrap()];
-        let progress = Progress { step: SAVED, data };
-        let runner = &training.runner;
-        let degrees = self.cut.dims().degrees();
-        let state =
-            checkpoint::state(&runner.units, &runner.optimizer, degrees, self.rank, &progress).unwrap();
+        let state = training.state(Content::Full);
         training.text.saving = Some(saver.save(SAVED, state).unwrap());
         let losses = training.until(STEPS);
         training.text.saving.take().unwrap().wait_done().unwrap();
@@ -46,17 +42,34 @@ impl Job<'_> {
     }
 
     fn resume(&self, run: &Place, tag: &str) -> (Vec<(f64, f64)>, Vec<f64>) {
-        let model = model();
-        let begun = Training::new(&model, self.groups, self.rank, self.cut, &[]);
+        let (origin, model) = (Origin::Newest(run.clone()), model());
+        let begun = Training::new(&model, self.groups, self.rank, self.cut, None);
         let (runner, degrees) = (&begun.runner, self.cut.dims().degrees());
-        let progress =
-            checkpoint::load(run, &*self.coordinator, tag, &runner.units, &runner.optimizer, degrees)
+        let (units, optimizer) = (&runner.units, &runner.optimizer);
+        let resumed =
+            checkpoint::load(&origin, &*self.coordinator, tag, units, optimizer, degrees, Parts::ALL)
                 .unwrap();
-        assert_eq!(progress.step, SAVED);
-        let mut training = Training::new(&model, self.groups, self.rank, self.cut, &progress.data);
-        (training.step, training.runner) = (progress.step, begun.runner);
+        self.check(&resumed);
+        let mut training = Training::new(&model, self.groups, self.rank, self.cut, Some(&resumed));
+        training.runner = begun.runner;
         let losses = training.until(STEPS);
         (losses, parameters(&training))
+    }
+
+    fn check(&self, resumed: &Resumed) {
+        assert_eq!((resumed.step, resumed.schedule_step), (SAVED, SAVED));
+        assert_eq!(resumed.tokens_seen, SAVED * STEP_TOKENS);
+        let DataPlace::Ranks(ranks) = &resumed.data else { panic!("{:?}", resumed.data) };
+        assert_eq!(resumed.stored.differences(&hyper()), Vec::<String>::new());
+        assert_eq!(resumed.passed_over, []);
+        // Every rank's generator goes on where it was, or none does.
+        let is_same = ranks.len() == self.coordinator.ranks() as usize;
+        assert_eq!(
+            (resumed.rng.is_some(), resumed.notes.is_empty()),
+            (is_same, is_same),
+            "{:?}",
+            resumed.notes
+        );
     }
 }
 

@@ -50,7 +50,8 @@ impl Choice {
     pub(super) fn of(config: &Config, run: &Place) -> Result<Choice> {
         let checkpoint = &config.checkpoint;
         let mut notes = Vec::new();
-        let start = match (checkpoint.load_step, survey(run)?) {
+        let found = survey(run).map_err(Error::of_key("checkpoint.folder"))?;
+        let start = match (checkpoint.load_step, found) {
             (step @ 0.., Found::Complete) => Start::Step(step.unsigned_abs()),
             (step @ 0.., _) => {
                 return Err(Error::Usage(format!(
