@@ -14,6 +14,7 @@ pub mod kills;
 pub mod large;
 pub mod s3_server;
 pub mod synthetic;
+pub mod trainer;
 
 use std::ffi::OsStr;
 use std::io::Write;

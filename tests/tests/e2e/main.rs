@@ -17,7 +17,7 @@ mod store_errors;
 mod stores;
 mod streaming;
 mod torchtitan;
-mod training_state;
+mod training;
 mod transfer;
 
 use dcp::convert::{ConvertOptions, plan};
