@@ -8,6 +8,7 @@ mod families;
 pub(crate) mod machine;
 pub(crate) mod section;
 mod sides;
+mod training;
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -15,6 +16,7 @@ use comparisons::{COMPARISONS, Comparison};
 use families::FAMILIES;
 use sides::Bench;
 use std::path::Path;
+use training::{RACES, Race, Track};
 
 #[derive(Args)]
 pub(crate) struct BenchArgs {
@@ -40,12 +42,20 @@ pub(crate) struct BenchArgs {
 /// `cargo xtask bench`.
 pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<()> {
     let all = || COMPARISONS.iter().chain(FAMILIES);
-    let chosen: Vec<&Comparison> = all()
-        .filter(|c| args.names.is_empty() || args.names.iter().any(|name| c.name.contains(name.as_str())))
-        .collect();
-    if chosen.is_empty() {
-        let known: Vec<_> = all().map(|comparison| comparison.name).collect();
+    let is_chosen =
+        |name: &str| args.names.is_empty() || args.names.iter().any(|part| name.contains(part.as_str()));
+    let chosen: Vec<&Comparison> = all().filter(|comparison| is_chosen(comparison.name)).collect();
+    let races: Vec<&Race> = RACES.iter().filter(|race| is_chosen(race.name)).collect();
+    if chosen.is_empty() && races.is_empty() {
+        let known: Vec<_> =
+            all().map(|comparison| comparison.name).chain(RACES.iter().map(|race| race.name)).collect();
         bail!("no comparison is named so; known: {}", known.join("; "));
+    }
+    if !races.is_empty() {
+        train(root, args, &races)?;
+    }
+    if chosen.is_empty() {
+        return Ok(());
     }
     let bench = Bench::new(root, args.gib, args.cold, &chosen)?;
     println!("{}", machine::describe(root)?);
@@ -62,4 +72,22 @@ pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<()> {
         section::write(root, &name, &text)?;
     }
     Ok(())
+}
+
+/// The races of the trainer, a section of their own.
+fn train(root: &Path, args: &BenchArgs, races: &[&'static Race]) -> Result<()> {
+    let track = Track::new(root)?;
+    let machine = machine::describe(root)?;
+    println!("{machine}");
+    let mut results = Vec::new();
+    for race in races {
+        println!("==> {}", race.name);
+        results.push((*race, track.race(race, args.repetitions)?));
+    }
+    let text = training::render(&machine, args.repetitions, &results);
+    println!("\n{text}");
+    match args.write {
+        true => section::write(root, args.section.as_deref().unwrap_or("training"), &text),
+        false => Ok(()),
+    }
 }
