@@ -128,11 +128,13 @@ impl Setup {
     /// Errors: what libtorch gives.
     pub(super) fn runner<'a>(&'a self, config: &Config, groups: &'a Groups) -> Result<Runner<'a>> {
         let training = &config.training;
+        let kind = |dtype: ParamDtype| match dtype {
+            ParamDtype::Bfloat16 => Kind::BFloat16,
+            ParamDtype::Float32 => Kind::Float,
+        };
         let precision = Precision {
-            param: match training.mixed_precision_param {
-                ParamDtype::Bfloat16 => Kind::BFloat16,
-                ParamDtype::Float32 => Kind::Float,
-            },
+            stored: kind(training.dtype),
+            param: kind(training.mixed_precision_param),
             reduce: match training.mixed_precision_reduce {
                 ReduceDtype::Float32 => Kind::Float,
             },
@@ -142,7 +144,7 @@ impl Setup {
             OptimizerName::Adam => Rule::Adam,
             OptimizerName::AdamW => Rule::AdamW,
         };
-        let optimizer = Optimizer::new(rule, &units)?;
+        let optimizer = Optimizer::new(rule, config.optimizer.implementation, &units)?;
         let plan = self.plan(config, units.iter().any(crate::shard::Unit::is_gathered))?;
         let evaluate =
             config.validation.enable.then(|| build_evaluation(&Plan { microbatches: 1, ..plan.clone() }));

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 use trainer::groups::Groups;
 use trainer::model::{Llama3, Model};
-use trainer::optimizer::{Optimizer, Rule, Settings};
+use trainer::optimizer::{Implementation, Optimizer, Rule, Settings};
 use trainer::run::{Programs, Runner, Sequences, Surroundings};
 use trainer::shard::Precision;
 use trainer::{Result, begin};
@@ -33,6 +33,8 @@ pub struct Cut {
     pub recompute: usize,
     pub reshard: Reshard,
     pub reduction: Reduction,
+    /// Of shards and moments, and of what is computed with.
+    pub stored: Kind,
     pub param: Kind,
 }
 
@@ -43,6 +45,7 @@ pub const ONE: Cut = Cut {
     recompute: 0,
     reshard: Reshard::Default,
     reduction: Reduction::EveryMicrobatch,
+    stored: Kind::Float,
     param: Kind::Float,
 };
 
@@ -112,7 +115,7 @@ pub struct Training<'a> {
 impl<'a> Training<'a> {
     /// Parameters as seed 7 makes them; text from the beginning, or from where another run was.
     pub fn new(model: &'a dyn Model, groups: &'a Groups, rank: u32, cut: Cut, from: &[String]) -> Self {
-        let precision = Precision { param: cut.param, reduce: Kind::Float };
+        let precision = Precision { stored: cut.stored, param: cut.param, reduce: Kind::Float };
         let units = begin::units(model, groups, precision, Device::Cpu, 7).unwrap();
         let gathered = units[0].is_gathered();
         let is_recomputed = |unit: usize| {
@@ -127,7 +130,7 @@ impl<'a> Training<'a> {
             reduction: cut.reduction,
             reductions_max: 1,
         };
-        let optimizer = Optimizer::new(Rule::AdamW, &units).unwrap();
+        let optimizer = Optimizer::new(Rule::AdamW, Implementation::Fused, &units).unwrap();
         let programs = Programs { train: build(&plan), evaluate: None };
         let runner = Runner::new(model, groups, units, optimizer, programs, 1.0).unwrap();
         let text = Text::new(rank, groups.data_ranks(), cut.microbatches, from);

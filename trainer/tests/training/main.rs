@@ -1,6 +1,7 @@
-//! Training the small Llama: figures of TorchTitan, saves and resumes, activations computed again.
+//! Training the small Llama: figures of TorchTitan and PyTorch, saves and resumes, activations computed again.
 
 mod llama;
+mod optimizer;
 mod parity;
 mod recompute;
 mod resume;
