@@ -2,8 +2,8 @@
 //! torchtitan 0.2 names them, and values.
 //!
 //! ```text
-//! FQN                                        float32, the parameter
-//! optimizer.state.FQN.exp_avg, .exp_avg_sq   float32, shaped as it
+//! FQN                                        the parameter, in the type that it is stored in
+//! optimizer.state.FQN.exp_avg, .exp_avg_sq   of its type and shape
 //! optimizer.state.FQN.step                   float32, no dims
 //! train_state.step                           int, steps done
 //! data.rank_R                                str, the place in the data of the shards that rank R owns, JSON
@@ -70,6 +70,14 @@ fn placements(degrees: Degrees, entry: &Entry) -> Vec<Placement> {
     place(degrees, entry.shape.len(), 0, Revealed::NoTp).to_vec()
 }
 
+/// The type that a tensor of the state is stored in.
+fn dtype(tensor: &Tensor) -> DType {
+    match tensor.kind() {
+        Kind::BFloat16 => DType::BF16,
+        _ => DType::F32,
+    }
+}
+
 /// This rank's share of the state. Its memory is the live tensors': nothing may change them until the save has its copy.
 ///
 /// Errors: [`dcp::Error::Usage`] for too many ranks.
@@ -83,7 +91,7 @@ pub fn state(
     let tensors = entries(units, optimizer).into_iter().map(|entry| StateTensor {
         placements: placements(degrees, &entry),
         fqn: Fqn::new(&*entry.fqn),
-        spec: TensorSpec::new(DType::F32, entry.shape),
+        spec: TensorSpec::new(dtype(entry.local), entry.shape),
         path: entry.path,
         local: (entry.local.numel() > 0).then(|| Arc::new(HostTensor::new(entry.local)) as Arc<dyn Source>),
     });

@@ -318,9 +318,11 @@ impl<'a> Runner<'a> {
         no_grad(|| {
             let device = grads.first().map_or(Device::Cpu, |grad| grad.device());
             let mut squares = Tensor::f_zeros([0i64; 0], (Kind::Float, device))?;
-            let norms = call("aten::_foreach_norm", "Scalar", &[Arg::Tensors(&grads), Arg::Int(2)])?;
-            for value in norms {
-                let Value::Tensors(norms) = value else { continue };
+            // Of float32, whatever the gradients are: a norm in bfloat16 has three digits.
+            let args = [Arg::Tensors(&grads), Arg::Int(2), Arg::Kind(Kind::Float)];
+            let norms = call("aten::_foreach_norm", "Scalar", &args)?;
+            let norms: Vec<&Tensor> = norms.iter().flat_map(Value::tensors).collect();
+            if !norms.is_empty() {
                 let own = Tensor::f_stack(&norms, 0)?;
                 squares = own.f_mul(&own)?.f_sum(Kind::Float)?;
             }

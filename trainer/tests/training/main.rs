@@ -5,5 +5,6 @@ mod optimizer;
 mod parity;
 mod recompute;
 mod resume;
+mod stored;
 #[path = "../support/mod.rs"]
 mod support;
