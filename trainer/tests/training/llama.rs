@@ -7,7 +7,7 @@ use dcp::storage::open_url;
 use job::config::Config;
 use job::lr::Schedule;
 use job::mesh::ParallelDims;
-use job::program::{Plan, Reduction, Reshard, UnitPlan, build};
+use job::program::{Plan, Recompute, Reduction, Reshard, UnitPlan, build};
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 use trainer::groups::Groups;
@@ -31,6 +31,8 @@ pub struct Cut {
     pub microbatches: u32,
     /// Every so-many-th block is computed again; 0 for none.
     pub recompute: usize,
+    /// Of these blocks operations alone, where so.
+    pub is_selective: bool,
     pub reshard: Reshard,
     pub reduction: Reduction,
     /// Of shards and moments, and of what is computed with.
@@ -43,6 +45,7 @@ pub const ONE: Cut = Cut {
     dp_shard: 1,
     microbatches: 1,
     recompute: 0,
+    is_selective: false,
     reshard: Reshard::Default,
     reduction: Reduction::EveryMicrobatch,
     stored: Kind::Float,
@@ -121,8 +124,13 @@ impl<'a> Training<'a> {
         let is_recomputed = |unit: usize| {
             cut.recompute > 0 && model.blocks().contains(&unit) && unit.is_multiple_of(cut.recompute)
         };
+        let of = |unit: usize| match (is_recomputed(unit), cut.is_selective) {
+            (false, _) => Recompute::Nothing,
+            (true, false) => Recompute::Everything,
+            (true, true) => Recompute::Operations,
+        };
         let plan = Plan {
-            units: (0..units.len()).map(|unit| UnitPlan { recompute: is_recomputed(unit) }).collect(),
+            units: (0..units.len()).map(|unit| UnitPlan { recompute: of(unit) }).collect(),
             microbatches: cut.microbatches,
             gathered,
             reshard: cut.reshard,

@@ -6,7 +6,7 @@
 
 use crate::llama::{Cut, ONE, STEPS, Training, model};
 use crate::support::{LONG, Rank, run_well};
-use job::program::{Plan, Reduction, Reshard, UnitPlan, build};
+use job::program::{Plan, Recompute, Reduction, Reshard, UnitPlan, build};
 use tch::{Device, Kind};
 use trainer::begin;
 use trainer::ffi::rng;
@@ -144,7 +144,7 @@ fn a_program_that_does_not_fit_is_refused() {
         let own = begin::units(&model, &Groups::default(), precision, Device::Cpu, 7).unwrap();
         let optimizer = Optimizer::new(Rule::AdamW, Implementation::Fused, &own).unwrap();
         let plan = Plan {
-            units: vec![UnitPlan { recompute: false }; units],
+            units: vec![UnitPlan { recompute: Recompute::Nothing }; units],
             microbatches: 1,
             gathered,
             reshard: Reshard::Default,
