@@ -54,6 +54,11 @@ bool takes_double(const c10::TypePtr& type) {
   return type->kind() == c10::TypeKind::FloatType;
 }
 
+bool takes_scalars(const c10::TypePtr& type) {
+  auto list = type->cast<c10::ListType>();
+  return list && list->getElementType()->kind() == c10::TypeKind::NumberType;
+}
+
 c10::IValue value(const TitanArg& arg, const c10::Argument& declared) {
   switch (arg.kind) {
     case TITAN_NONE:
@@ -69,8 +74,11 @@ c10::IValue value(const TitanArg& arg, const c10::Argument& declared) {
       return arg.integer != 0;
     case TITAN_INTS:
       return c10::IntArrayRef(static_cast<const int64_t*>(arg.pointer), arg.count);
-    case TITAN_DOUBLES:
-      return c10::ArrayRef<double>(static_cast<const double*>(arg.pointer), arg.count);
+    case TITAN_DOUBLES: {
+      c10::ArrayRef<double> reals(static_cast<const double*>(arg.pointer), arg.count);
+      if (takes_scalars(declared.type())) return c10::List<at::Scalar>(std::vector<at::Scalar>(reals.begin(), reals.end()));
+      return reals;
+    }
     case TITAN_TENSORS:
       return tensors<at::Tensor>(arg);
     case TITAN_OPTIONAL_TENSORS:

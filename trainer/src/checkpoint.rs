@@ -2,8 +2,8 @@
 //! that TorchTitan 0.2.2 gives it, so that either goes on from what the other saved; and values of our own beside them.
 //!
 //! ```text
-//! FQN                                        float32, the parameter
-//! optimizer.state.FQN.exp_avg, .exp_avg_sq   float32, shaped as it
+//! FQN                                        the parameter, in the type that it is stored in
+//! optimizer.state.FQN.exp_avg, .exp_avg_sq   of its type and shape
 //! optimizer.state.FQN.step                   float32, no dims
 //! optimizer.param_groups.FQN.lr, ...         what PyTorch's AdamW keeps of each parameter
 //! lr_scheduler.last_epoch, ...               how far the learning rate's schedule is
@@ -85,8 +85,8 @@ pub fn state(
         placements: placements(degrees, &entry.shape),
         fqn: Fqn::new(&*entry.fqn),
         local: (entry.local.numel() > 0)
-            .then(|| Arc::new(LiveTensor::new(entry.local, content.dtype())) as Arc<dyn Source>),
-        spec: TensorSpec::new(content.dtype(), entry.shape),
+            .then(|| Arc::new(LiveTensor::new(entry.local, content.dtype(entry.local))) as Arc<dyn Source>),
+        spec: TensorSpec::new(content.dtype(entry.local), entry.shape),
         path: entry.path,
     });
     let fqns = units.iter().flat_map(|unit| &unit.params).map(|param| param.fqn.as_str());

@@ -15,6 +15,7 @@ pub mod run;
 pub mod session;
 pub mod shard;
 pub mod stop;
+pub mod tape;
 pub mod train;
 
 pub use error::{Error, Result};

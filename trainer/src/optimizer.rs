@@ -1,9 +1,12 @@
 //! Adam and AdamW (Kingma and Ba 2015; Loshchilov and Hutter 2019) over shards, as PyTorch's `torch.optim` computes them.
 
+mod update;
+
 use crate::error::Result;
-use crate::ffi::dispatch::{Arg, call};
 use crate::shard::{Param, Unit};
-use tch::{Kind, Tensor, no_grad};
+pub use job::config::Implementation;
+use tch::{Device, Kind, Tensor, no_grad};
+use update::Lists;
 
 /// Settings that one step may differ in.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -27,10 +30,10 @@ pub enum Rule {
     AdamW,
 }
 
-/// What is kept of one parameter between steps, float32, shaped as its shard.
+/// What is kept of one parameter between steps: of the type and shape of its shard.
 #[derive(Debug)]
 pub struct Moments {
-    /// Steps so far, one element.
+    /// Steps so far: float32, no dims. On the shard's device where the update is fused, else on the CPU.
     pub step: Tensor,
     /// Running mean of the gradient.
     pub exp_avg: Tensor,
@@ -41,7 +44,8 @@ pub struct Moments {
 /// The optimizer of one rank.
 #[derive(Debug)]
 pub struct Optimizer {
-    kind: Rule,
+    rule: Rule,
+    implementation: Implementation,
     /// Per unit, per parameter.
     pub state: Vec<Vec<Moments>>,
 }
@@ -50,14 +54,18 @@ impl Optimizer {
     /// Nothing learned yet.
     ///
     /// Errors: what libtorch gives.
-    pub fn new(kind: Rule, units: &[Unit]) -> Result<Self> {
+    pub fn new(rule: Rule, implementation: Implementation, units: &[Unit]) -> Result<Self> {
         let of = |param: &Param| -> Result<Moments> {
-            let step = Tensor::f_zeros([0i64; 0], (Kind::Float, param.shard.device()))?;
+            let counted_on = match implementation {
+                Implementation::Fused => param.shard.device(),
+                Implementation::Foreach | Implementation::ForLoop => Device::Cpu,
+            };
+            let step = Tensor::f_zeros([0i64; 0], (Kind::Float, counted_on))?;
             let (exp_avg, exp_avg_sq) = (param.shard.f_zeros_like()?, param.shard.f_zeros_like()?);
             Ok(Moments { step, exp_avg, exp_avg_sq })
         };
         let of_unit = |unit: &Unit| unit.params.iter().map(of).collect::<Result<Vec<_>>>();
-        Ok(Optimizer { kind, state: units.iter().map(of_unit).collect::<Result<_>>()? })
+        Ok(Optimizer { rule, implementation, state: units.iter().map(of_unit).collect::<Result<_>>()? })
     }
 
     /// Changes every parameter that has a gradient, and takes the gradients away.
@@ -74,36 +82,20 @@ impl Optimizer {
                 }
             }
         }
-        let steps: Vec<&Tensor> = kept.iter().map(|moments| &moments.step).collect();
-        let firsts: Vec<&Tensor> = kept.iter().map(|moments| &moments.exp_avg).collect();
-        let seconds: Vec<&Tensor> = kept.iter().map(|moments| &moments.exp_avg_sq).collect();
-        let (params, grads): (Vec<&Tensor>, Vec<&Tensor>) = (params.iter().collect(), grads.iter().collect());
-        let name = match self.kind {
-            Rule::Adam => "aten::_fused_adam_",
-            Rule::AdamW => "aten::_fused_adamw_",
+        if params.is_empty() {
+            return Ok(()); // An operator over lists refuses empty ones.
+        }
+        let lists = Lists {
+            params: params.iter().collect(),
+            grads: grads.iter().collect(),
+            exp_avgs: kept.iter().map(|moments| &moments.exp_avg).collect(),
+            exp_avg_sqs: kept.iter().map(|moments| &moments.exp_avg_sq).collect(),
+            steps: kept.iter().map(|moments| &moments.step).collect(),
         };
-        no_grad(|| {
-            call("aten::_foreach_add_", "Scalar", &[Arg::Tensors(&steps), Arg::Double(1.0)])?;
-            call(
-                name,
-                "",
-                &[
-                    Arg::Tensors(&params),
-                    Arg::Tensors(&grads),
-                    Arg::Tensors(&firsts),
-                    Arg::Tensors(&seconds),
-                    Arg::Tensors(&[]),
-                    Arg::Tensors(&steps),
-                    Arg::Double(settings.lr),
-                    Arg::Double(settings.betas.0),
-                    Arg::Double(settings.betas.1),
-                    Arg::Double(settings.weight_decay),
-                    Arg::Double(settings.eps),
-                    Arg::Bool(false),
-                    Arg::Bool(false),
-                ],
-            )
-        })?;
-        Ok(())
+        no_grad(|| match self.implementation {
+            Implementation::Fused => lists.fused(self.rule, settings),
+            Implementation::Foreach => lists.foreach(self.rule, settings),
+            Implementation::ForLoop => lists.for_loop(self.rule, settings),
+        })
     }
 }

@@ -9,6 +9,7 @@ use crate::groups::Groups;
 use crate::model::{Model, Params};
 use crate::optimizer::{Optimizer, Settings};
 use crate::shard::Unit;
+use crate::tape::Tape;
 use job::program::{Instruction, Keep, Microbatch, Program, Purpose, check};
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -72,6 +73,8 @@ pub struct Runner<'a> {
     /// Checked: what is computed with memory that was given up cannot be caught later.
     programs: Programs,
     max_norm: f64,
+    /// Names of modules whose matrix products are computed again wherever operations are.
+    products_again: Vec<String>,
 }
 
 /// What a runner can do.
@@ -86,6 +89,7 @@ pub struct Programs {
 /// What is kept of a forward pass.
 enum Kept {
     Graph { input: Tensor, output: Tensor },
+    Operations { input: Tensor, output: Tensor, tape: Tape, random: RngState },
     Input { input: Tensor, random: RngState },
 }
 
@@ -130,7 +134,13 @@ impl<'a> Runner<'a> {
             check(program, is_gathered)
                 .map_err(|fault| Error::Usage(format!("the step's program: {fault}")))?;
         }
-        Ok(Runner { model, groups, units, optimizer, programs, max_norm })
+        Ok(Runner { model, groups, units, optimizer, programs, max_norm, products_again: Vec::new() })
+    }
+
+    /// With names of modules whose matrix products, and others of their shapes in the same unit, are always computed again
+    /// where operations are (`activation_checkpoint.per_op_sac_force_recompute_mm_shapes_by_fqns`).
+    pub fn with_products_again(self, products_again: Vec<String>) -> Self {
+        Runner { products_again, ..self }
     }
 
     /// Runs one step; `None` where a rank has no data for it: then nothing has changed.
@@ -260,13 +270,20 @@ impl<'a> Runner<'a> {
         };
         let (output, kept) = match keep {
             Keep::Graph => {
-                let output = with_grad(|| self.compute(unit, &input))?;
+                let output = with_grad(|| self.compute(unit, &input, None))?;
                 (output.detach(), Some(Kept::Graph { input, output }))
             }
-            Keep::Nothing => (no_grad(|| self.compute(unit, &input))?, None),
+            Keep::Nothing => (no_grad(|| self.compute(unit, &input, None))?, None),
+            Keep::Operations => {
+                let (random, tape) = (rng::state(input.device())?, self.tape(unit));
+                let output = with_grad(|| self.compute(unit, &input, Some(&tape)))?;
+                let whole = self.units[unit as usize].whole().iter();
+                tape.give_up(&whole.chain([&input, &output]).collect::<Vec<_>>())?;
+                (output.detach(), Some(Kept::Operations { input, output, tape, random }))
+            }
             Keep::Input => {
                 let random = rng::state(input.device())?;
-                let output = no_grad(|| self.compute(unit, &input))?;
+                let output = no_grad(|| self.compute(unit, &input, None))?;
                 (output, Some(Kept::Input { input, random }))
             }
         };
@@ -279,21 +296,36 @@ impl<'a> Runner<'a> {
 
     fn recompute(&mut self, step: &mut Step, unit: u32, microbatch: Microbatch) -> Result<()> {
         self.unit(unit).wait_gathered()?;
-        let Some(Kept::Input { input, random }) = step.kept.remove(&(unit, microbatch.0)) else {
-            return Err(missing("the input of a unit"));
+        let (input, random, recorded) = match step.kept.remove(&(unit, microbatch.0)) {
+            Some(Kept::Input { input, random }) => (input, random, None),
+            Some(Kept::Operations { input, output, tape, random }) => (input, random, Some((output, tape))),
+            _ => return Err(missing("the input of a unit")),
         };
         let device = input.device();
         let now = rng::state(device)?;
         rng::set_state(device, &random)?;
-        let output = with_grad(|| self.compute(unit, &input));
+        let output = match recorded {
+            None => with_grad(|| self.compute(unit, &input, None)),
+            Some((output, tape)) => no_grad(|| self.compute(unit, &input, Some(&tape))).map(|_| output),
+        };
         rng::set_state(device, &now)?;
         step.kept.insert((unit, microbatch.0), Kept::Graph { input, output: output? });
         Ok(())
     }
 
-    fn compute(&self, unit: u32, input: &Tensor) -> Result<Tensor> {
+    fn compute(&self, unit: u32, input: &Tensor, tape: Option<&Tape>) -> Result<Tensor> {
         let params = &self.units[unit as usize];
-        self.model.forward(unit as usize, &Params::new(&params.names, params.whole()), input)
+        let params = Params::new(&params.names, params.whole()).on_tape(tape);
+        self.model.forward(unit as usize, &params, input)
+    }
+
+    fn tape(&self, unit: u32) -> Tape {
+        let is_again = |fqn: &str| {
+            let module = fqn.strip_suffix(".weight").unwrap_or(fqn);
+            self.products_again.iter().any(|name| module.contains(name))
+        };
+        let params = self.units[unit as usize].params.iter();
+        Tape::new(params.filter(|param| is_again(&param.fqn)).map(|param| param.shape.clone()).collect())
     }
 
     fn backward(&mut self, step: &mut Step, unit: u32, microbatch: Microbatch) -> Result<()> {
@@ -318,9 +350,11 @@ impl<'a> Runner<'a> {
         no_grad(|| {
             let device = grads.first().map_or(Device::Cpu, |grad| grad.device());
             let mut squares = Tensor::f_zeros([0i64; 0], (Kind::Float, device))?;
-            let norms = call("aten::_foreach_norm", "Scalar", &[Arg::Tensors(&grads), Arg::Int(2)])?;
-            for value in norms {
-                let Value::Tensors(norms) = value else { continue };
+            // Of float32, whatever the gradients are: a norm in bfloat16 has three digits.
+            let args = [Arg::Tensors(&grads), Arg::Int(2), Arg::Kind(Kind::Float)];
+            let norms = call("aten::_foreach_norm", "Scalar", &args)?;
+            let norms: Vec<&Tensor> = norms.iter().flat_map(Value::tensors).collect();
+            if !norms.is_empty() {
                 let own = Tensor::f_stack(&norms, 0)?;
                 squares = own.f_mul(&own)?.f_sum(Kind::Float)?;
             }

@@ -14,9 +14,11 @@ use dcp::layout::chunk;
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor, no_grad};
 
-/// Types that a unit computes with.
+/// Types of a unit's elements.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Precision {
+    /// Of shards, of their gradients, and of what an optimizer keeps of them (`training.dtype`).
+    pub stored: Kind,
     /// Of whole parameters and activations (`training.mixed_precision_param`).
     pub param: Kind,
     /// In which gradients are summed (`training.mixed_precision_reduce`).
@@ -30,9 +32,9 @@ pub struct Param {
     pub fqn: String,
     /// Its whole shape.
     pub shape: Vec<i64>,
-    /// This rank's rows, float32.
+    /// This rank's rows, as they are stored.
     pub shard: Tensor,
-    /// Their gradient of this step.
+    /// Their gradient of this step, of the same type.
     pub grad: Option<Tensor>,
     /// Where its chunk is in the flat tensor, and how many elements a chunk has.
     flat_start: i64,
@@ -110,7 +112,7 @@ impl Unit {
             };
             let mut local = shape.clone();
             local[0] = rows_of(rows, ranks, own).1;
-            let shard = Tensor::f_zeros(&local, (Kind::Float, device))?;
+            let shard = Tensor::f_zeros(&local, (precision.stored, device))?;
             let chunk_len = rows_of(rows, ranks, 0).1 * shape[1..].iter().product::<i64>();
             let param = Param { fqn, shape, shard, grad: None, flat_start: unit.flat_len, chunk_len };
             unit.flat_len += chunk_len;
@@ -123,7 +125,7 @@ impl Unit {
 
     /// Whether what is computed with must be made of what is stored.
     pub fn is_gathered(&self) -> bool {
-        self.shard_group.is_some() || self.precision.param != Kind::Float
+        self.shard_group.is_some() || self.precision.param != self.precision.stored
     }
 
     /// The parameters to compute with, in the order of [`Unit::names`].
@@ -276,9 +278,10 @@ impl Unit {
 /// Adds to a gradient of a shard, in the shard's type; none is zero.
 fn add(grad: &mut Option<Tensor>, sum: Option<Tensor>, shard: &Tensor) -> Result<()> {
     let Some(sum) = sum else { return Ok(()) };
+    let sum = sum.f_to_kind(shard.kind())?;
     match grad {
         Some(grad) => drop(grad.f_add_(&sum)?),
-        None => *grad = Some(sum.f_to_kind(shard.kind())?),
+        None => *grad = Some(sum),
     }
     Ok(())
 }

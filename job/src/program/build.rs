@@ -23,11 +23,22 @@ pub enum Reduction {
     Last,
 }
 
+/// What of a forward pass is computed again for the backward pass.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Recompute {
+    /// Nothing.
+    Nothing,
+    /// Operations that are cheap, and some of those that are not.
+    Operations,
+    /// Everything.
+    Everything,
+}
+
 /// What is decided about one unit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct UnitPlan {
-    /// Its forward pass is computed again for its backward pass.
-    pub recompute: bool,
+    /// What of it is computed again.
+    pub recompute: Recompute,
 }
 
 /// What is decided about a step.
@@ -119,8 +130,9 @@ impl<'a> Writer<'a> {
             self.gather(unit..=unit.saturating_add(self.plan.prefetch_units).min(self.units - 1));
             let keep = match (self.purpose, self.plan.units[unit as usize].recompute) {
                 (Purpose::Evaluate, _) => Keep::Nothing,
-                (Purpose::Train, true) => Keep::Input,
-                (Purpose::Train, false) => Keep::Graph,
+                (Purpose::Train, Recompute::Nothing) => Keep::Graph,
+                (Purpose::Train, Recompute::Operations) => Keep::Operations,
+                (Purpose::Train, Recompute::Everything) => Keep::Input,
             };
             self.put(Instruction::Forward { unit: Unit(unit), microbatch, keep });
             let is_last = unit + 1 == self.units;
@@ -136,7 +148,7 @@ impl<'a> Writer<'a> {
         let is_last = microbatch.0 + 1 == self.plan.microbatches;
         for unit in (0..self.units).rev() {
             self.gather((unit.saturating_sub(self.plan.prefetch_units)..=unit).rev());
-            if self.plan.units[unit as usize].recompute {
+            if self.plan.units[unit as usize].recompute != Recompute::Nothing {
                 self.put(Instruction::Recompute(Unit(unit), microbatch));
             }
             if let Some(position) = self.under_way.iter().position(|&under_way| under_way == Unit(unit)) {

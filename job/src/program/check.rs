@@ -22,6 +22,8 @@ pub struct HighWater {
     pub whole_units: u32,
     /// Pairs of unit and microbatch of which everything for the backward pass is kept.
     pub graphs: u32,
+    /// Those of which outputs of costly operations are kept.
+    pub operations: u32,
     /// Those of which the input alone is kept.
     pub inputs: u32,
     /// Units with gradients of whole parameters, those being reduced included.
@@ -135,7 +137,8 @@ impl Paper {
             Instruction::Recompute(unit, microbatch) => {
                 self.usable(unit)?;
                 let kept = self.kept.get_mut(&(unit, microbatch));
-                expect(kept.as_deref() == Some(&Keep::Input), || "its input alone is not kept".to_owned())?;
+                let is_partial = matches!(kept.as_deref(), Some(Keep::Operations | Keep::Input));
+                expect(is_partial, || "no part of its forward pass is kept".to_owned())?;
                 kept.into_iter().for_each(|kept| *kept = Keep::Graph);
             }
             Instruction::Loss(microbatch) => self.loss(microbatch)?,
@@ -257,6 +260,7 @@ impl Paper {
             HighWater {
                 whole_units: count(&|unit| unit.is_whole),
                 graphs: kept(Keep::Graph),
+                operations: kept(Keep::Operations),
                 inputs: kept(Keep::Input),
                 whole_gradients: count(&|unit| unit.gradients != Gradients::None),
             },
@@ -264,6 +268,7 @@ impl Paper {
         );
         most.whole_units = most.whole_units.max(now.whole_units);
         most.graphs = most.graphs.max(now.graphs);
+        most.operations = most.operations.max(now.operations);
         most.inputs = most.inputs.max(now.inputs);
         most.whole_gradients = most.whole_gradients.max(now.whole_gradients);
     }

@@ -1,6 +1,6 @@
 //! Every program of a small domain is sound; every way to break one is found.
 
-use super::super::{Plan, Reduction, Reshard, UnitPlan, build, build_evaluation};
+use super::super::{Plan, Recompute, Reduction, Reshard, UnitPlan, build, build_evaluation};
 use super::*;
 
 fn plans() -> impl Iterator<Item = Plan> {
@@ -8,15 +8,13 @@ fn plans() -> impl Iterator<Item = Plan> {
     let reductions = [Reduction::EveryMicrobatch, Reduction::Last];
     let sizes = (1..=5u32).flat_map(|units| (1..=3u32).map(move |microbatches| (units, microbatches)));
     sizes.flat_map(move |(units, microbatches)| {
-        // Which units are computed again, as bits.
+        // Which units are computed again, as bits; of every second of them operations alone.
         (0..1u32 << units).flat_map(move |recompute| {
             reshards.into_iter().flat_map(move |reshard| {
                 reductions.into_iter().flat_map(move |reduction| {
                     (0..=3u32).flat_map(move |prefetch_units| {
                         [(true, 1), (true, 2), (false, 1)].map(|(gathered, reductions_max)| Plan {
-                            units: (0..units)
-                                .map(|unit| UnitPlan { recompute: recompute >> unit & 1 == 1 })
-                                .collect(),
+                            units: (0..units).map(|unit| unit_plan(recompute >> unit, unit)).collect(),
                             microbatches,
                             gathered,
                             reshard,
@@ -31,6 +29,15 @@ fn plans() -> impl Iterator<Item = Plan> {
     })
 }
 
+fn unit_plan(bits: u32, unit: u32) -> UnitPlan {
+    let recompute = match (bits & 1, unit % 2) {
+        (0, _) => Recompute::Nothing,
+        (_, 0) => Recompute::Everything,
+        _ => Recompute::Operations,
+    };
+    UnitPlan { recompute }
+}
+
 #[test]
 fn every_program_of_a_small_domain_is_sound() {
     let mut count = 0;
@@ -38,7 +45,7 @@ fn every_program_of_a_small_domain_is_sound() {
         let program = build(&plan);
         let most = check(&program, plan.gathered).unwrap_or_else(|fault| panic!("{plan:?}: {fault}"));
         let units = plan.units.len() as u32;
-        let recomputed = plan.units.iter().filter(|unit| unit.recompute).count() as u32;
+        let planned = |what| plan.units.iter().filter(|unit| unit.recompute == what).count() as u32;
         let whole = match (plan.gathered, plan.reshard) {
             (false, _) => 0,
             (true, Reshard::Never) => units,
@@ -50,10 +57,12 @@ fn every_program_of_a_small_domain_is_sound() {
             _ => whole,
         };
         assert!((whole..=whole_most).contains(&most.whole_units), "{plan:?}: {most:?}");
-        assert_eq!(most.inputs, recomputed, "{plan:?}");
+        let partial = (planned(Recompute::Operations), planned(Recompute::Everything));
+        assert_eq!((most.operations, most.inputs), partial, "{plan:?}");
         // On the way back a unit is computed again while those before it are still kept.
-        let kept = |until: usize| plan.units[..until].iter().filter(|unit| !unit.recompute).count() as u32;
-        let again = (0..plan.units.len()).filter(|&unit| plan.units[unit].recompute);
+        let is_again = |unit: &UnitPlan| unit.recompute != Recompute::Nothing;
+        let kept = |until: usize| plan.units[..until].iter().filter(|unit| !is_again(unit)).count() as u32;
+        let again = (0..plan.units.len()).filter(|&unit| is_again(&plan.units[unit]));
         let graphs = again.map(|unit| kept(unit) + 1).chain([kept(plan.units.len())]).max();
         assert_eq!(Some(most.graphs), graphs, "{plan:?}");
         let gradients = match plan.reduction {
@@ -74,7 +83,8 @@ fn every_evaluation_of_a_small_domain_is_sound() {
     for plan in plans() {
         let program = build_evaluation(&plan);
         let most = check(&program, plan.gathered).unwrap_or_else(|fault| panic!("{plan:?}: {fault}"));
-        assert_eq!((most.graphs, most.inputs, most.whole_gradients), (0, 0, 0), "{plan:?}");
+        let HighWater { graphs, operations, inputs, whole_gradients, .. } = most;
+        assert_eq!((graphs, operations, inputs, whole_gradients), (0, 0, 0, 0), "{plan:?}");
         count += 1;
         for at in 0..program.instructions.len() {
             let mut short = program.clone();
@@ -112,7 +122,7 @@ fn a_program_with_an_instruction_less_or_more_is_refused() {
 #[test]
 fn a_swapped_pair_is_refused_where_it_matters() {
     let plan = Plan {
-        units: vec![UnitPlan { recompute: true }; 3],
+        units: vec![UnitPlan { recompute: Recompute::Everything }; 3],
         microbatches: 2,
         gathered: true,
         reshard: Reshard::Always,
@@ -147,7 +157,7 @@ fn a_swapped_pair_is_refused_where_it_matters() {
 #[test]
 fn a_fault_says_where_and_why() {
     let plan = Plan {
-        units: vec![UnitPlan { recompute: false }; 2],
+        units: vec![UnitPlan { recompute: Recompute::Nothing }; 2],
         microbatches: 1,
         gathered: true,
         reshard: Reshard::Default,

@@ -15,6 +15,9 @@ pub struct Microbatch(pub u32);
 pub enum Keep {
     /// Everything that autograd saves.
     Graph,
+    /// Outputs of costly operations: what else autograd saves is computed again (selective activation checkpointing of
+    /// torchtitan 0.2, `selective_ac_option = "op"`).
+    Operations,
     /// The input alone, and the state of the random generator: the rest is computed again (Chen et al. 2016).
     Input,
     /// Nothing: there is no backward pass.
@@ -39,7 +42,7 @@ pub enum Instruction {
         /// For the backward pass.
         keep: Keep,
     },
-    /// The forward pass again, from a kept input, with everything kept.
+    /// The forward pass again, from what was kept of it, with everything kept.
     Recompute(Unit, Microbatch),
     /// The loss of the last unit's output: the sum over its tokens, divided by the count of all tokens of the step.
     Loss(Microbatch),
@@ -66,6 +69,9 @@ impl fmt::Display for Instruction {
             Instruction::Free(unit) => write!(f, "Free {}", unit.0),
             Instruction::Forward { unit, microbatch, keep: Keep::Graph } => {
                 write!(f, "Forward {}.{}", unit.0, microbatch.0)
+            }
+            Instruction::Forward { unit, microbatch, keep: Keep::Operations } => {
+                write!(f, "Forward {}.{} keeping some outputs", unit.0, microbatch.0)
             }
             Instruction::Forward { unit, microbatch, keep: Keep::Input } => {
                 write!(f, "Forward {}.{} keeping its input", unit.0, microbatch.0)

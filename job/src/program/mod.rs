@@ -12,7 +12,7 @@ mod build;
 mod check;
 mod instruction;
 
-pub use build::{Plan, Reduction, Reshard, UnitPlan, build, build_evaluation};
+pub use build::{Plan, Recompute, Reduction, Reshard, UnitPlan, build, build_evaluation};
 pub use check::{Fault, HighWater, check};
 pub use instruction::{Instruction, Keep, Microbatch, Unit};
 

@@ -1,7 +1,9 @@
 //! How much of the state is saved, and how much is loaded.
 
+use super::memory::dtype_of;
 use crate::error::{Error, Result};
 use dcp::model::DType;
+use tch::Tensor;
 
 /// What a checkpoint is to hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,10 +19,10 @@ pub enum Content {
 }
 
 impl Content {
-    /// The type of its tensors.
-    pub(super) fn dtype(self) -> DType {
+    /// The type that a tensor of the state has in it.
+    pub(super) fn dtype(self, tensor: &Tensor) -> DType {
         match self {
-            Content::Full => DType::F32,
+            Content::Full => dtype_of(tensor),
             Content::Model { dtype } => dtype,
         }
     }

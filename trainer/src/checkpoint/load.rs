@@ -1,7 +1,7 @@
 //! A checkpoint into the live state: ours, TorchTitan's, or a model of anybody's under the names of ours.
 
 use super::dataloader::place_of;
-use super::memory::{failed, fill};
+use super::memory::{dtype_of, failed, fill};
 use super::names::{
     DATA, DATALOADER, Entry, LR_SCHEDULER, OPTIMIZER, RNG, TRAIN_STATE, entries, is_of_model, placements,
 };
@@ -15,7 +15,7 @@ use dcp::coordinate::Coordinator;
 use dcp::copy::CopyOptions;
 use dcp::format::Reader;
 use dcp::load::{Memory, Origin, Request, RequestTensor};
-use dcp::model::{DType, Fqn, TensorSpec, Value};
+use dcp::model::{Fqn, TensorSpec, Value};
 use dcp::plan::{Degrees, mesh_of};
 use std::sync::Arc;
 
@@ -148,7 +148,7 @@ impl Memory for Live<'_> {
         self.check(reader)?;
         let tensor = |entry: &Entry| RequestTensor {
             fqn: Fqn::new(&*entry.fqn),
-            spec: TensorSpec::new(DType::F32, entry.shape.clone()),
+            spec: TensorSpec::new(dtype_of(entry.local), entry.shape.clone()),
             placements: placements(self.degrees, &entry.shape),
         };
         let tensors = self.entries.iter().map(tensor).collect();

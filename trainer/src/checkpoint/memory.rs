@@ -62,6 +62,14 @@ pub(super) fn fill(tensor: &Tensor, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// The type of a tensor of the state.
+pub(super) fn dtype_of(tensor: &Tensor) -> DType {
+    match tensor.kind() {
+        Kind::BFloat16 => DType::BF16,
+        _ => DType::F32,
+    }
+}
+
 /// libtorch's name of a type that parameters are saved in.
 fn kind_of(dtype: DType) -> Kind {
     match dtype {

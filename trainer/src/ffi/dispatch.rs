@@ -27,7 +27,7 @@ pub enum Arg<'a> {
     Bool(bool),
     /// `int[]`, `SymInt[]`.
     Ints(&'a [i64]),
-    /// `float[]`.
+    /// `float[]`, `Scalar[]`.
     Doubles(&'a [f64]),
     /// `Tensor[]`.
     Tensors(&'a [&'a Tensor]),
@@ -56,6 +56,16 @@ pub enum Value {
     Double(f64),
     /// `bool`.
     Bool(bool),
+}
+
+impl Value {
+    /// The tensors of a list; none of any other result.
+    pub fn tensors(&self) -> &[Tensor] {
+        match self {
+            Value::Tensors(tensors) => tensors,
+            _ => &[],
+        }
+    }
 }
 
 /// `TitanKind` in `csrc/dispatch.cpp`.

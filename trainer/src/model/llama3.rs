@@ -70,9 +70,10 @@ impl Llama3 {
     }
 
     fn block(&self, params: &Params, input: &Tensor) -> Result<Tensor> {
-        let normed = self.norm(input, params.get("attention_norm.weight")?)?;
-        let attended = input.f_add(&self.attention(params, &normed)?)?;
-        let normed = self.norm(&attended, params.get("ffn_norm.weight")?)?;
+        let normed = params.cheap(|| self.norm(input, params.get("attention_norm.weight")?))?;
+        let mixed = self.attention(params, &normed)?;
+        let attended = params.cheap(|| Ok(input.f_add(&mixed)?))?;
+        let normed = params.cheap(|| self.norm(&attended, params.get("ffn_norm.weight")?))?;
         Ok(attended.f_add(&feed_forward(params, &normed)?)?)
     }
 
@@ -80,37 +81,40 @@ impl Llama3 {
     fn attention(&self, params: &Params, input: &Tensor) -> Result<Tensor> {
         let (batch, sequence, _) = input.size3()?;
         let project = |name: &str, heads: i64| -> Result<Tensor> {
-            let projected = input.f_linear(params.get(name)?, None::<&Tensor>)?;
-            Ok(projected.f_view([batch, sequence, heads, self.head_dim])?)
+            Ok(params.product(name, input)?.f_view([batch, sequence, heads, self.head_dim])?)
         };
         let table = self.rope.f_narrow(0, 0, sequence)?;
-        let query = turn(&project("attention.wq.weight", self.heads)?, &table)?.f_transpose(1, 2)?;
-        let key = turn(&project("attention.wk.weight", self.kv_heads)?, &table)?.f_transpose(1, 2)?;
+        let turned = |states: &Tensor| -> Result<Tensor> {
+            Ok(params.cheap(|| turn(states, &table))?.f_transpose(1, 2)?)
+        };
+        let query = turned(&project("attention.wq.weight", self.heads)?)?;
+        let key = turned(&project("attention.wk.weight", self.kv_heads)?)?;
         let value = project("attention.wv.weight", self.kv_heads)?.f_transpose(1, 2)?;
         let is_grouped = self.heads != self.kv_heads;
-        let mixed = Tensor::f_scaled_dot_product_attention(
-            &query,
-            &key,
-            &value,
-            None::<&Tensor>,
-            0.0,
-            true,
-            None,
-            is_grouped,
-        )?;
-        let mixed = mixed.f_transpose(1, 2)?.f_reshape([batch, sequence, self.heads * self.head_dim])?;
-        Ok(mixed.f_linear(params.get("attention.wo.weight")?, None::<&Tensor>)?)
+        let mixed = params.dear(|| {
+            let mixed = Tensor::f_scaled_dot_product_attention(
+                &query,
+                &key,
+                &value,
+                None::<&Tensor>,
+                0.0,
+                true,
+                None,
+                is_grouped,
+            )?;
+            Ok(mixed.f_transpose(1, 2)?.f_reshape([batch, sequence, self.heads * self.head_dim])?)
+        })?;
+        params.product("attention.wo.weight", &mixed)
     }
 }
 
 /// `w2(silu(w1 x) w3 x)`.
 fn feed_forward(params: &Params, input: &Tensor) -> Result<Tensor> {
-    let linear = |name: &str, input: &Tensor| -> Result<Tensor> {
-        Ok(input.f_linear(params.get(name)?, None::<&Tensor>)?)
-    };
-    let gate = linear("feed_forward.w1.weight", input)?.f_silu()?;
-    let gated = gate.f_mul(&linear("feed_forward.w3.weight", input)?)?;
-    linear("feed_forward.w2.weight", &gated)
+    let gate = params.product("feed_forward.w1.weight", input)?;
+    let gate = params.cheap(|| Ok(gate.f_silu()?))?;
+    let up = params.product("feed_forward.w3.weight", input)?;
+    let gated = params.cheap(|| Ok(gate.f_mul(&up)?))?;
+    params.product("feed_forward.w2.weight", &gated)
 }
 
 impl Model for Llama3 {

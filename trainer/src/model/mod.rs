@@ -7,6 +7,7 @@ mod rope;
 pub use llama3::Llama3;
 
 use crate::error::{Error, Result};
+use crate::tape::Tape;
 use convert::spec;
 use tch::{Device, Tensor};
 
@@ -31,7 +32,8 @@ pub trait Model {
     fn blocks(&self) -> std::ops::Range<usize>;
 
     /// The forward pass of a unit. The first takes tokens, int64 `[batch, sequence]`; the last gives logits
-    /// `[batch, sequence, vocabulary]`.
+    /// `[batch, sequence, vocabulary]`. What of it may be computed again on its own goes through [`Params::product`],
+    /// [`Params::dear`] and [`Params::cheap`]; the rest is kept.
     ///
     /// Errors: what libtorch gives.
     fn forward(&self, unit: usize, params: &Params, input: &Tensor) -> Result<Tensor>;
@@ -60,17 +62,55 @@ pub fn build(spec: spec::Model, positions: i64, device: Device) -> Result<Box<dy
     build(spec, positions, device)
 }
 
-/// The whole parameters of one unit.
+/// The whole parameters of one unit, and what becomes of outputs that are made with them.
 #[derive(Debug)]
 pub struct Params<'a> {
     names: &'a [String],
     tensors: &'a [Tensor],
+    tape: Option<&'a Tape>,
 }
 
 impl<'a> Params<'a> {
     /// `names` without the unit's prefix, and a tensor for each.
     pub fn new(names: &'a [String], tensors: &'a [Tensor]) -> Self {
-        Params { names, tensors }
+        Params { names, tensors, tape: None }
+    }
+
+    /// With what the outputs of operations are kept in.
+    pub fn on_tape(self, tape: Option<&'a Tape>) -> Self {
+        Params { tape, ..self }
+    }
+
+    /// The matrix product of an input `[.., in]` and a weight `[out, in]`.
+    ///
+    /// Errors: as of [`Params::get`]; what libtorch gives.
+    pub fn product(&self, name: &str, input: &Tensor) -> Result<Tensor> {
+        let weight = self.get(name)?;
+        let compute = || Ok(input.f_linear(weight, None::<&Tensor>)?);
+        match self.tape {
+            Some(tape) => tape.product(weight, compute),
+            None => compute(),
+        }
+    }
+
+    /// What is dear to compute: it is kept where not everything is.
+    ///
+    /// Errors: what `compute` gives.
+    pub fn dear(&self, compute: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
+        match self.tape {
+            Some(tape) => tape.output(true, compute),
+            None => compute(),
+        }
+    }
+
+    /// What is cheap to compute again. It has memory of its own: it is no view of anything else.
+    ///
+    /// Errors: what `compute` gives.
+    pub fn cheap(&self, compute: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
+        match self.tape {
+            Some(tape) => tape.output(false, compute),
+            None => compute(),
+        }
     }
 
     /// One of them.

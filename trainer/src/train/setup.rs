@@ -19,7 +19,7 @@ use job::config::{
 };
 use job::flops;
 use job::mesh::{Group, ParallelDims};
-use job::program::{Plan, Reduction, Reshard, UnitPlan, build, build_evaluation};
+use job::program::{Plan, Recompute, Reduction, Reshard, UnitPlan, build, build_evaluation};
 use std::path::Path;
 use std::sync::Arc;
 use tch::{Device, Kind};
@@ -130,11 +130,13 @@ impl Setup {
     /// Errors: what libtorch gives.
     pub(super) fn runner<'a>(&'a self, config: &Config, groups: &'a Groups) -> Result<Runner<'a>> {
         let training = &config.training;
+        let kind = |dtype: ParamDtype| match dtype {
+            ParamDtype::Bfloat16 => Kind::BFloat16,
+            ParamDtype::Float32 => Kind::Float,
+        };
         let precision = Precision {
-            param: match training.mixed_precision_param {
-                ParamDtype::Bfloat16 => Kind::BFloat16,
-                ParamDtype::Float32 => Kind::Float,
-            },
+            stored: kind(training.dtype),
+            param: kind(training.mixed_precision_param),
             reduce: match training.mixed_precision_reduce {
                 ReduceDtype::Float32 => Kind::Float,
             },
@@ -144,12 +146,14 @@ impl Setup {
             OptimizerName::Adam => Rule::Adam,
             OptimizerName::AdamW => Rule::AdamW,
         };
-        let optimizer = Optimizer::new(rule, &units)?;
-        let plan = self.plan(config, units.iter().any(crate::shard::Unit::is_gathered))?;
+        let optimizer = Optimizer::new(rule, config.optimizer.implementation, &units)?;
+        let plan = self.plan(config, units.iter().any(crate::shard::Unit::is_gathered));
         let evaluate =
             config.validation.enable.then(|| build_evaluation(&Plan { microbatches: 1, ..plan.clone() }));
         let programs = Programs { train: build(&plan), evaluate };
-        Runner::new(&*self.model, groups, units, optimizer, programs, training.max_norm)
+        let runner = Runner::new(&*self.model, groups, units, optimizer, programs, training.max_norm)?;
+        let ac = &config.activation_checkpoint;
+        Ok(runner.with_products_again(ac.per_op_sac_force_recompute_mm_shapes_by_fqns.clone()))
     }
 
     /// Settings of the optimizer for a step of the schedule, from 0.
@@ -158,26 +162,21 @@ impl Setup {
         Settings { lr: lr * schedule.factor(schedule_step), betas, eps, weight_decay }
     }
 
-    fn plan(&self, config: &Config, gathered: bool) -> Result<Plan> {
+    fn plan(&self, config: &Config, gathered: bool) -> Plan {
         let ac = &config.activation_checkpoint;
-        let every = match (ac.mode, ac.selective_ac_option) {
-            (AcMode::None, _) => None,
-            (AcMode::Full, _) | (AcMode::Selective, SelectiveOption::Every(0)) => Some(1),
-            (AcMode::Selective, SelectiveOption::Every(blocks)) => Some(blocks as usize),
-            (AcMode::Selective, SelectiveOption::Operations) | (AcMode::MemoryBudget, _) => {
-                return Err(Error::Usage(
-                    "activation_checkpoint.selective_ac_option = \"op\" is not built; give a number of blocks, as \"2\", or \
-                     set activation_checkpoint.mode to \"full\""
-                        .to_owned(),
-                ));
-            }
+        // What is computed again, of every so-many-th block. A budget of memory is refused where the configuration is read.
+        let (again, every) = match (ac.mode, ac.selective_ac_option) {
+            (AcMode::None | AcMode::MemoryBudget, _) => (Recompute::Nothing, 1),
+            (AcMode::Full, _) | (AcMode::Selective, SelectiveOption::Every(0)) => (Recompute::Everything, 1),
+            (AcMode::Selective, SelectiveOption::Every(blocks)) => (Recompute::Everything, blocks as usize),
+            (AcMode::Selective, SelectiveOption::Operations) => (Recompute::Operations, 1),
         };
         let blocks = self.model.blocks();
-        let unit = |unit: usize| UnitPlan {
-            recompute: blocks.contains(&unit)
-                && every.is_some_and(|every| (unit - blocks.start + 1).is_multiple_of(every)),
-        };
-        Ok(Plan {
+        let is_again =
+            |unit: usize| blocks.contains(&unit) && (unit - blocks.start + 1).is_multiple_of(every);
+        let unit =
+            |unit: usize| UnitPlan { recompute: if is_again(unit) { again } else { Recompute::Nothing } };
+        Plan {
             units: (0..self.model.units().len()).map(unit).collect(),
             microbatches: self.batch.accumulation_steps as u32,
             gathered,
@@ -189,7 +188,7 @@ impl Setup {
             prefetch_units: 1,
             reduction: Reduction::EveryMicrobatch,
             reductions_max: 1,
-        })
+        }
     }
 
     /// This rank among those with other sequences.

@@ -6,14 +6,14 @@ use dcp::save::Saving;
 use dcp::storage::open_url;
 use job::config::Config;
 use job::mesh::ParallelDims;
-use job::program::{Plan, Reduction, Reshard, UnitPlan, build};
+use job::program::{Plan, Recompute, Reduction, Reshard, UnitPlan, build};
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 use trainer::checkpoint::{self, Content, DataPlace, Dataloader, Hyper, Progress, Resumed};
 use trainer::ffi::rng;
 use trainer::groups::Groups;
 use trainer::model::{Llama3, Model};
-use trainer::optimizer::{Optimizer, Rule, Settings};
+use trainer::optimizer::{Implementation, Optimizer, Rule, Settings};
 use trainer::run::{Programs, Runner, Sequences, Surroundings};
 use trainer::shard::Precision;
 use trainer::{Result, begin};
@@ -34,8 +34,12 @@ pub struct Cut {
     pub microbatches: u32,
     /// Every so-many-th block is computed again; 0 for none.
     pub recompute: usize,
+    /// Of these blocks operations alone, where so.
+    pub is_selective: bool,
     pub reshard: Reshard,
     pub reduction: Reduction,
+    /// Of shards and moments, and of what is computed with.
+    pub stored: Kind,
     pub param: Kind,
 }
 
@@ -44,8 +48,10 @@ pub const ONE: Cut = Cut {
     dp_shard: 1,
     microbatches: 1,
     recompute: 0,
+    is_selective: false,
     reshard: Reshard::Default,
     reduction: Reduction::EveryMicrobatch,
+    stored: Kind::Float,
     param: Kind::Float,
 };
 
@@ -137,14 +143,19 @@ impl<'a> Training<'a> {
         cut: Cut,
         from: Option<&Resumed>,
     ) -> Self {
-        let precision = Precision { param: cut.param, reduce: Kind::Float };
+        let precision = Precision { stored: cut.stored, param: cut.param, reduce: Kind::Float };
         let units = begin::units(model, groups, precision, Device::Cpu, 7).unwrap();
         let gathered = units[0].is_gathered();
         let is_recomputed = |unit: usize| {
             cut.recompute > 0 && model.blocks().contains(&unit) && unit.is_multiple_of(cut.recompute)
         };
+        let of = |unit: usize| match (is_recomputed(unit), cut.is_selective) {
+            (false, _) => Recompute::Nothing,
+            (true, false) => Recompute::Everything,
+            (true, true) => Recompute::Operations,
+        };
         let plan = Plan {
-            units: (0..units.len()).map(|unit| UnitPlan { recompute: is_recomputed(unit) }).collect(),
+            units: (0..units.len()).map(|unit| UnitPlan { recompute: of(unit) }).collect(),
             microbatches: cut.microbatches,
             gathered,
             reshard: cut.reshard,
@@ -152,7 +163,7 @@ impl<'a> Training<'a> {
             reduction: cut.reduction,
             reductions_max: 1,
         };
-        let optimizer = Optimizer::new(Rule::AdamW, &units).unwrap();
+        let optimizer = Optimizer::new(Rule::AdamW, Implementation::Fused, &units).unwrap();
         let programs = Programs { train: build(&plan), evaluate: None };
         let runner = Runner::new(model, groups, units, optimizer, programs, 1.0).unwrap();
         let text = Text::new(rank, groups.data_ranks(), cut.microbatches, from);

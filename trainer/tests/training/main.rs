@@ -1,9 +1,11 @@
-//! Training the small Llama: figures of TorchTitan, saves and resumes, activations computed again.
+//! Training the small Llama: figures of TorchTitan and PyTorch, saves and resumes, activations computed again.
 
 mod llama;
+mod optimizer;
 mod parity;
 mod parts;
 mod recompute;
 mod resume;
+mod stored;
 #[path = "../support/mod.rs"]
 mod support;
