@@ -39,7 +39,8 @@ pub fn reference() -> String {
          * `--job.config_file preset:NAME` takes a preset; `job/presets` has them.\n\
          * Types are checked in files as after flags. An integer will do for a float; case does not matter in words.\n\
          * An unknown section or key is an error, and so is a value that is refused; every mistake is told at once.\n\n\
-         There is no trainer yet that reads a configuration: `status` says what it will do, and what is refused today.\n\n\
+         `titan-train` reads it ([training.md](training.md)); what it differs in from TorchTitan is in\n\
+         [differences-from-torchtitan.md](differences-from-torchtitan.md).\n\n\
          Status: *yes*, acted on; *refused*, any but the default is an error; *unread*, says more of a key that is\n\
          refused; *no effect*, any value is accepted.\n",
     );
