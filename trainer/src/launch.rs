@@ -152,10 +152,7 @@ impl Job {
     }
 
     fn forward(&self, signal: i32) {
-        // A terminal has sent an interrupt to the ranks itself.
-        let Some(signal) = Signal::from_named_raw(signal).filter(|signal| *signal != Signal::INT) else {
-            return;
-        };
+        let Some(signal) = Signal::from_named_raw(signal) else { return };
         for rank in self.ranks.iter().filter(|rank| rank.ended.is_none()) {
             if let Some(pid) = Pid::from_raw(rank.child.id() as i32) {
                 // It may have ended since.

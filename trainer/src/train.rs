@@ -102,7 +102,13 @@ impl Training<'_> {
                 self.groups.set_timeout(timeout)?;
             }
             if is_stopping && step < steps {
-                info!("asked to stop: step {step} of {steps} is done");
+                match self.saves.is_saving() {
+                    true => info!("asked to stop: step {step} of {steps} is done"),
+                    false => warn!(
+                        "asked to stop: step {step} of {steps} is done, and not saved, since checkpoint.enable is off or \
+                         checkpoint.load_only on"
+                    ),
+                }
                 return self.saves.finish();
             }
         }

@@ -294,6 +294,20 @@ impl Check<'_> {
                 profiling.profile_freq, profiling.profiler_warmup, profiling.profiler_active
             )
         });
+        let dump = &self.config.job.dump_folder;
+        self.must(!dump.contains("://"), || {
+            format!(
+                "job.dump_folder = {dump:?}: the log's files are written to a disk; give a local folder, and a URL to \
+                 checkpoint.folder and checkpoint.export_hf_folder"
+            )
+        });
+        let checkpoint = &self.config.checkpoint;
+        let initial = checkpoint.initial_load_path.is_some() || checkpoint.initial_load_in_hf;
+        self.must(checkpoint.enable || !initial, || {
+            "checkpoint.enable = false: nothing is loaded while checkpoints are off, but checkpoint.initial_load_path or \
+             checkpoint.initial_load_in_hf is set; set checkpoint.enable to true (and checkpoint.load_only, to save nothing)"
+                .to_owned()
+        });
         let path = &self.config.model.hf_assets_path;
         self.must(!path.ends_with("tokenizer.model"), || {
             format!(

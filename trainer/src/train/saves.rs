@@ -48,6 +48,9 @@ pub(super) struct Saves {
     ranks: u32,
 }
 
+/// More than any state has.
+const STAGING_UNBOUNDED: u64 = 1 << 60;
+
 /// Something that happened to a checkpoint, for those who keep records.
 #[derive(Clone, Debug)]
 pub(super) struct Happening {
@@ -73,9 +76,10 @@ impl Saves {
         let saver = match checkpoint.enable && !checkpoint.load_only {
             true => {
                 let mut options = SaveOptions::new(format::by_name(checkpoint.format.as_str())?);
-                if checkpoint.staging_bytes_max > 0 {
-                    options.memory_bytes_max = checkpoint.staging_bytes_max;
-                }
+                options.memory_bytes_max = match checkpoint.staging_bytes_max {
+                    0 => STAGING_UNBOUNDED,
+                    bytes => bytes,
+                };
                 options.write_threads = checkpoint.writer_threads as usize;
                 Some(Saver::new(run.clone(), options, session.coordinator.clone())?)
             }
@@ -116,6 +120,11 @@ impl Saves {
             }
             start => self.load(config, session, runner, &start),
         }
+    }
+
+    /// Whether anything is saved.
+    pub(super) fn is_saving(&self) -> bool {
+        self.saver.is_some()
     }
 
     /// Whether what is saved is in the format that TorchTitan reads.
@@ -210,8 +219,9 @@ impl Saves {
             }),
             false => None,
         };
-        let keep = NonZeroUsize::new(self.config.keep_latest_k as usize).filter(|_| self.rank == 0);
-        Ok(Chores { export, prune: keep.map(|keep| (self.run.clone(), keep)) })
+        // All steps may stay; what dead saves left does not.
+        let keep = NonZeroUsize::new(self.config.keep_latest_k as usize);
+        Ok(Chores { export, prune: (self.rank == 0).then(|| (self.run.clone(), keep)) })
     }
 
     /// Saves a step. Called by all ranks alike; returns when the next step may begin.

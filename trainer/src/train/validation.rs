@@ -2,7 +2,7 @@
 
 use super::feed::sequences;
 use super::setup::{Setup, corpus};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::groups::Groups;
 use crate::run::{Runner, Sequences, Surroundings};
 use data::{DataOptions, Loader};
@@ -82,6 +82,14 @@ impl Validation {
             sum += f64::try_from(&loss)?;
             batches += 1;
             tokens += report.valid_tokens;
+        }
+        if batches == 0 {
+            let DataOptions { sequences_per_step, seq_len, .. } = self.options;
+            return Err(Error::Usage(format!(
+                "validation.dataset_path: fewer than the {sequences_per_step} sequences of {seq_len} tokens that a batch of all \
+                 ranks has; set validation.local_batch_size or validation.seq_len lower, or validation.steps to a number, by \
+                 which text is read again"
+            )));
         }
         Ok(Validated { loss: sum / batches as f64, tokens, took: begun.elapsed() })
     }

@@ -52,10 +52,17 @@ const CASES: &[Case] = &[
     ("--model.flavor=1B", 2, 2),
     ("--checkpoint.folder=JOB/run --training.seq_len=32", 2, 2),
     ("--checkpoint.folder=JOB/run --training.dataset_path=JOB/other.json", 2, 2),
+    ("--checkpoint.folder=JOB/run --checkpoint.load_step=1", 2, 2),
+    ("--checkpoint.folder=JOB/cut --checkpoint.format=dcp", 2, 2),
+    ("--checkpoint.folder=JOB/ended", 2, 2),
+    ("--checkpoint.initial_load_path=JOB/run", 2, 2),
     ("--checkpoint.initial_load_path=JOB/nowhere", 2, 2),
+    ("--checkpoint.initial_load_path=JOB/nowhere --checkpoint.no-enable", 2, 2),
+    ("--job.dump_folder=s3://bucket/run", 1, 2),
     ("--checkpoint.initial_load_path=JOB/broken.json", 2, 3),
     ("--checkpoint.folder=s4://bucket/run", 1, 2),
     ("--validation.enable --validation.dataset_path=JOB/nowhere", 2, 2),
+    ("--validation.enable --validation.dataset=c4_test --validation.dataset_path=JOB/other.json", 2, 2),
 ];
 
 /// Files that are wrong in one way each, and a run of two steps.
@@ -79,7 +86,14 @@ fn prepare(job: &Job) {
         tokenizer["model"]["vocab"][format!("more{id}")] = (4000 + id).into();
     }
     write("large_tokenizer/tokenizer.json", tokenizer.to_string().as_bytes());
-    job.run_well(&["--training.steps=2", "--checkpoint.folder=run"]);
+    let save_all = ["--training.steps=2", "--checkpoint.interval=1"];
+    job.run_well(&[&save_all[..], &["--checkpoint.folder=run"]].concat());
+    job.run_well(&["--training.steps=2", "--checkpoint.folder=ended", "--checkpoint.last_save_model_only"]);
+    // Step 2 is there and cannot be read.
+    job.run_well(&[&save_all[..], &["--checkpoint.folder=cut", "--checkpoint.format=dcp"]].concat());
+    let metadata = job.path("cut/step-2/.metadata");
+    let bytes = std::fs::read(&metadata).unwrap();
+    std::fs::write(&metadata, &bytes[..bytes.len() / 2]).unwrap();
     job.run_well(&["--training.steps=2", "--checkpoint.folder=damaged"]);
     let folder = job.path("damaged/step-2");
     for entry in std::fs::read_dir(&folder).unwrap() {

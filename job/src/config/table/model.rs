@@ -92,13 +92,13 @@ section! {
         /// With `op`: matrix products of modules with these in their names are always computed again.
         per_op_sac_force_recompute_mm_shapes_by_fqns: Vec<String> = vec!["moe.router.gate".to_owned()];
         /// Stop computing again as soon as all is there that backward needs.
-        early_stop: bool = false;
+        early_stop: bool = false, moot("what is computed again is computed to its end");
         /// Share of the memory of activations to keep.
         memory_budget: f64 = 0.5, inert("activation_checkpoint.mode = \"memory_budget\"");
         /// Draw memory over time of budgets.
         visualize_memory_budget_pareto: bool = false, inert("activation_checkpoint.mode = \"memory_budget\"");
         /// Compute again with the same random numbers.
-        preserve_rng_state: bool = true;
+        preserve_rng_state: bool = true, moot("random numbers are always those of the first time");
         /// How what is computed again is compared.
         determinism_check: String = "default".to_owned(), refused(
             "what is computed again always has the same shapes here", "leave it at \"default\""

@@ -41,7 +41,7 @@ section! {
         /// Record the history of GPU memory.
         enable_memory_snapshot: bool = false, refused(
             "the history of allocations is kept by PyTorch's Python part",
-            "leave it off; `titan-ckpt plan` says what each rank will hold"
+            "leave it off; the log has the most memory of each step"
         );
         /// Folder of the history, in dump_folder.
         save_memory_snapshot_folder: String = "memory_snapshot".to_owned(), inert("profiling.enable_memory_snapshot");
@@ -80,22 +80,22 @@ section! {
         /// Seconds that ranks wait for each other afterwards.
         train_timeout_seconds: u64 = 100, must_be(Rule::AtLeast(1));
         /// Collectives that NCCL's flight recorder remembers; 0 turns it off.
-        trace_buf_size: u64 = 20_000;
+        trace_buf_size: u64 = 20_000, moot("there is no flight recorder; the rank that failed is named in the log");
         /// Folder of the flight recorder's dumps, in dump_folder.
-        save_traces_folder: String = "comm_traces".to_owned(), must_be(Rule::NotEmpty);
+        save_traces_folder: String = "comm_traces".to_owned(), must_be(Rule::NotEmpty), moot("there is no flight recorder");
         /// What the names of the dumps begin with; the rank follows.
-        save_traces_file_prefix: String = "rank_".to_owned();
+        save_traces_file_prefix: String = "rank_".to_owned(), moot("there is no flight recorder");
         /// Whether there are other ranks.
         mode: CommMode = CommMode::Default, without(&[
             RefusedValue {
                 value: "fake_backend",
                 reason: "ranks that are not there cannot be trained with",
-                remedy: "`titan-ckpt plan` simulates the step of every rank",
+                remedy: "`--nproc` starts several ranks on one machine",
             },
             RefusedValue {
                 value: "local_tensor",
                 reason: "ranks that are not there cannot be trained with",
-                remedy: "`titan-ckpt plan` simulates the step of every rank, and `--nproc` starts several on one machine",
+                remedy: "`--nproc` starts several ranks on one machine",
             },
         ]);
         /// What carries collectives.
@@ -108,7 +108,7 @@ section! {
     MemoryEstimation {
         /// Estimate instead of training.
         enable: bool = false, refused(
-            "the estimate is not made by the trainer", "`titan-ckpt plan` says what each rank will hold"
+            "the trainer makes no estimate", "train a step: the log has the most memory of it"
         );
         /// Estimate with real tensors.
         disable_fake_mode: bool = false, inert("memory_estimation.enable");
@@ -166,13 +166,13 @@ section! {
 section! {
     /// Seeds and determinism.
     Debug {
-        /// Seed of parameters, data order and dropout; None takes one by chance, the same on every rank.
+        /// Seed of parameters and random numbers; None takes one by chance, the same on every rank.
         seed: Option<u64> = None;
         /// Only operations that give the same bits each time.
         deterministic: bool = false;
         /// Warn of other operations instead of failing.
         deterministic_warn_only: bool = false;
         /// Give every expert as many tokens, to measure speed.
-        moe_force_load_balance: bool = false;
+        moe_force_load_balance: bool = false, moot("no model with experts is trained yet");
     }
 }

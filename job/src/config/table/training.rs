@@ -62,7 +62,7 @@ section! {
         /// Keep them from one pass over the data to the next.
         persistent_workers: bool = false, moot("threads that read ahead are always kept");
         /// Read into memory from which GPUs copy by themselves.
-        pin_memory: bool = false;
+        pin_memory: bool = false, moot("batches are small, and copied when they are used");
         /// Batches that each thread reads ahead; None means 2.
         prefetch_factor: Option<u64> = None, must_be(Rule::AtLeast(1));
     }

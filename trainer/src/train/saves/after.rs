@@ -38,8 +38,8 @@ pub(super) struct Export {
 #[derive(Clone, Debug)]
 pub(super) struct Chores {
     pub(super) export: Option<Export>,
-    /// The run to clean, and how many steps stay.
-    pub(super) prune: Option<(Place, NonZeroUsize)>,
+    /// The run to clean, and how many steps stay; `None` for all.
+    pub(super) prune: Option<(Place, Option<NonZeroUsize>)>,
 }
 
 /// Chores under way.
@@ -84,9 +84,9 @@ impl Chores {
 }
 
 /// Removes steps beyond the newest. What fails is tried again after the next save.
-fn clean(run: &Place, keep: NonZeroUsize) {
+fn clean(run: &Place, keep: Option<NonZeroUsize>) {
     let policy =
-        Policy { keep_latest: Some(keep), keep_every: None, older_than: DEAD_AFTER, now: SystemTime::now() };
+        Policy { keep_latest: keep, keep_every: None, older_than: DEAD_AFTER, now: SystemTime::now() };
     let plan = match prune::plan(run, policy) {
         Ok(plan) => plan,
         Err(error) => {
@@ -95,7 +95,7 @@ fn clean(run: &Place, keep: NonZeroUsize) {
     };
     for report in plan.run(&()) {
         let removed = report.removed().count();
-        if removed > 0 && !report.is_kept {
+        if let Some(keep) = keep.filter(|_| removed > 0 && !report.is_kept) {
             info!("removed step {}: checkpoint.keep_latest_k = {keep}", report.step);
         }
         if let Some(error) = report.error {

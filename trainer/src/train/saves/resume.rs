@@ -128,6 +128,13 @@ impl Saves {
             _ if step == 0 => Ok(Wanted::Parts(Parts::MODEL)),
             // The last step of a run that has ended holds the model alone.
             false if step >= config.training.steps => Ok(Wanted::Nothing { step }),
+            false if matches!(start, Start::Newest) => Err(Error::Usage(format!(
+                "{}: step {step}, the newest, holds only the model, since the run ended there \
+                 (checkpoint.last_save_model_only); to train on to training.steps = {}, give an earlier step as \
+                 checkpoint.load_step",
+                self.run.display(),
+                config.training.steps
+            ))),
             _ => Ok(all),
         }
     }

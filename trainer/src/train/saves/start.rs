@@ -1,11 +1,13 @@
 //! What a run starts from. Chosen by rank 0, the same for all.
 
+use crate::checkpoint;
 use crate::error::{Error, Result};
 use crate::train::place;
-use dcp::commit::steps;
+use dcp::commit::protocol::Existing;
+use dcp::commit::{begin, steps};
 use dcp::error::ErrorKind;
 use dcp::format;
-use dcp::load::newest_complete;
+use dcp::load::{complete, newest_complete};
 use dcp::storage::Place;
 use job::config::{Checkpoint, Config};
 use serde::{Deserialize, Serialize};
@@ -38,8 +40,8 @@ enum Found {
     Nothing,
     /// Folders of saves that never came to their commit.
     Unfinished(Vec<u64>),
-    /// Something to go on from.
-    Complete,
+    /// Something to go on from: the newest complete step.
+    Complete(u64),
 }
 
 impl Choice {
@@ -51,8 +53,12 @@ impl Choice {
         let checkpoint = &config.checkpoint;
         let mut notes = Vec::new();
         let found = survey(run).map_err(Error::of_key("checkpoint.folder"))?;
+        let newest = match found {
+            Found::Complete(step) => Some(step),
+            _ => None,
+        };
         let start = match (checkpoint.load_step, found) {
-            (step @ 0.., Found::Complete) => Start::Step(step.unsigned_abs()),
+            (step @ 0.., Found::Complete(_)) => Start::Step(step.unsigned_abs()),
             (step @ 0.., _) => {
                 return Err(Error::Usage(format!(
                     "checkpoint.load_step = {step}: {} has no complete checkpoint; give -1 to start anew, or another \
@@ -60,7 +66,7 @@ impl Choice {
                     run.display()
                 )));
             }
-            (_, Found::Complete) => Start::Newest,
+            (_, Found::Complete(_)) => Start::Newest,
             (_, Found::Nothing) => initial(config)?,
             (_, Found::Unfinished(steps)) => {
                 let listed: Vec<_> = steps.iter().map(u64::to_string).collect();
@@ -72,12 +78,48 @@ impl Choice {
                 initial(config)?
             }
         };
+        let from = match start {
+            Start::Step(step) => Some(step),
+            Start::Newest => newest,
+            _ => None,
+        };
+        if let Some(from) = from.filter(|_| !checkpoint.load_only) {
+            can_go_on(config, run, from, matches!(start, Start::Step(_)))?;
+        }
         let of_run = matches!(start, Start::Newest | Start::Step(_));
         if of_run && let Some(key) = initial_key(checkpoint) {
             notes.push(format!("{key} is for a run's first start; this one goes on from {}", run.display()));
         }
         Ok(Choice { start, notes })
     }
+}
+
+/// Whether a run that goes on from a step, and saves, comes past the later steps that are there.
+///
+/// Errors: a later step that whoever starts next would take for the newest of this run; one that cannot be saved again.
+fn can_go_on(config: &Config, run: &Place, from: u64, is_chosen: bool) -> Result<()> {
+    let format = format::by_name(config.checkpoint.format.as_str())?;
+    for step in steps(run)?.iter().filter(|step| step.number > from) {
+        let (number, shown) = (step.number, step.place.display());
+        let is_whole =
+            || -> Result<bool> { Ok(checkpoint::holds(&*complete(&step.place)?)?.parts.optimizer) };
+        if is_chosen && is_whole().unwrap_or(false) {
+            return Err(Error::Usage(format!(
+                "checkpoint.load_step = {from}: step {number} is later, and the next start would go on from it; to train on \
+                 from step {from}, begin a run in another checkpoint.folder with checkpoint.initial_load_path = {:?} and \
+                 checkpoint.initial_load_model_only = false, or move later steps away",
+                format!("{}/step-{from}", run.display())
+            )));
+        }
+        if let Err(dcp::Error::AlreadySaved { .. }) = begin(&step.place, format, Existing::default()) {
+            return Err(Error::Usage(format!(
+                "{shown}: cannot be loaded, and checkpoint.format = {:?} has no place for a second save of step {number}, to \
+                 which the run will come; move the folder away, or set checkpoint.format to \"titan\"",
+                format.name()
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// What a run without checkpoints starts from.
@@ -91,6 +133,12 @@ fn initial(config: &Config) -> Result<Start> {
     };
     if let Start::Checkpoint(path) | Start::HuggingFace(path) = &start {
         let there = place::open(path)?;
+        if let Some(newest) = steps(&there)?.first() {
+            return Err(Error::Usage(format!(
+                "checkpoint.initial_load_path = {path:?}: it is the folder of a run; name a step of it, as {:?}",
+                newest.place.display()
+            )));
+        }
         let is_object = !there.key.is_root() && there.store.head(&there.key)?.is_some();
         if !is_object && there.store.list(&there.key)?.is_empty() {
             let key = match checkpoint.initial_load_path {
@@ -123,7 +171,7 @@ fn survey(run: &Place) -> Result<Found> {
         return Ok(Found::Nothing);
     }
     let error = match newest_complete(run, None) {
-        Ok(_) => return Ok(Found::Complete),
+        Ok(newest) => return Ok(Found::Complete(newest.step)),
         Err(error @ dcp::Error::NoneComplete { .. }) => error,
         Err(error) => return Err(error.into()),
     };
