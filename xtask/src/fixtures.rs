@@ -31,7 +31,11 @@ pub(crate) struct FixturesArgs {
 }
 
 /// Folders of fixtures that the environment of transformers and TorchTitan makes, and the script of each.
-const BY_MODELS: &[(&str, &str)] = &[("models/", "make/gen_models.py"), ("text/", "make/gen_text.py")];
+const BY_MODELS: &[(&str, &str)] = &[
+    ("models/", "make/gen_models.py"),
+    ("pipeline/", "make/gen_pipeline.py"),
+    ("text/", "make/gen_text.py"),
+];
 
 /// Files in git stay below this, so that a clone stays quick.
 const FILE_BYTES_MAX: u64 = 1 << 20;
