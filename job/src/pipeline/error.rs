@@ -72,6 +72,12 @@ pub enum PipelineError {
     )]
     LessLayers { key: &'static str, less: u64, layers_per_stage: u64 },
 
+    #[error(
+        "{found} stages of {cut} units for a pipeline of {expected} stages and a model of {units} units: cut the model as the \
+         pipeline needs"
+    )]
+    Units { units: u32, cut: u32, found: usize, expected: u32 },
+
     #[error("parallelism.module_fqns_per_model_part: {why}")]
     Parts { why: String },
 
