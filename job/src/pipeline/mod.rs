@@ -13,6 +13,7 @@ mod communicate;
 pub mod csv;
 mod error;
 mod order;
+mod picture;
 pub mod schedules;
 mod split;
 
@@ -21,6 +22,7 @@ pub use check::{Fault, Held, check};
 pub use communicate::{Communicated, Timed, communicate};
 pub use error::PipelineError;
 pub use order::Order;
+pub use picture::pictures;
 pub use schedules::{MicrobatchRule, SCHEDULES, Schedule, StagesRule};
 pub use split::{split, split_by_names, stages};
 
