@@ -9,7 +9,7 @@
 //! (PyTorch FSDP2, torchtitan 0.2 `apply_fsdp`). A *microbatch* is what passes through the model at a time.
 //!
 //! With [`pipeline`](crate::pipeline) parallelism a rank has some of the units, in one *stage* or several, and ranks send each
-//! other what stages make: [`build_pipelined`](pipelined::build_pipelined).
+//! other what stages make: [`build_pipelined`].
 
 mod build;
 mod check;
