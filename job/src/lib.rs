@@ -10,6 +10,7 @@ pub mod flops;
 pub mod launch;
 pub mod lr;
 pub mod mesh;
+pub mod pipeline;
 pub mod presets;
 pub mod program;
 pub mod saving;

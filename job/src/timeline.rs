@@ -59,7 +59,10 @@ pub fn kind(instruction: Instruction) -> &'static str {
         Instruction::Forward { .. } => "forward",
         Instruction::Recompute(..) => "recompute",
         Instruction::Loss(_) => "loss",
-        Instruction::Backward(..) => "backward",
+        Instruction::Backward(..) | Instruction::BackwardInput(..) | Instruction::BackwardWeight(..) => {
+            "backward"
+        }
+        Instruction::Send(_) | Instruction::Recv(_) => "pipeline",
         Instruction::Reduce(_) | Instruction::FinishReduce(_) => "reduce",
         Instruction::ClipGrad | Instruction::OptimizerStep => "optimizer",
         Instruction::WaitStaged => "checkpoint",

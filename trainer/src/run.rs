@@ -220,6 +220,13 @@ impl<'a> Runner<'a> {
                 loss(step, microbatch, if is_training { Purpose::Train } else { Purpose::Evaluate })
             }
             Instruction::Backward(unit, microbatch) => self.backward(step, unit.0, microbatch),
+            Instruction::BackwardInput(..)
+            | Instruction::BackwardWeight(..)
+            | Instruction::Send(_)
+            | Instruction::Recv(_) => Err(Error::Usage(format!(
+                "the step's program has `{instruction}`: pipelines are not built; set \
+                 parallelism.pipeline_parallel_degree to 1"
+            ))),
             Instruction::Reduce(unit) => self.unit(unit.0).reduce(),
             Instruction::FinishReduce(unit) => self.unit(unit.0).finish_reduce(),
             Instruction::ClipGrad => {

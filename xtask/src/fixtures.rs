@@ -34,6 +34,7 @@ pub(crate) struct FixturesArgs {
 const BY_MODELS: &[(&str, &str)] = &[
     ("models/", "make/gen_models.py"),
     ("optimizer/", "make/gen_optimizer.py"),
+    ("pipeline/", "make/gen_pipeline.py"),
     ("text/", "make/gen_text.py"),
 ];
 

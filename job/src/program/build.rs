@@ -1,12 +1,15 @@
 //! From choices to a program.
 
-use super::{Instruction, Keep, Microbatch, Program, Purpose, Unit};
+use super::{Instruction, Keep, Microbatch, Program, Purpose, StageUnits, Unit};
+use crate::pipeline::{Pass, Stage};
+use std::ops::Range;
 
 /// When the whole parameters of a unit are given up between its forward and its backward pass
 /// (`parallelism.fsdp_reshard_after_forward` of torchtitan 0.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reshard {
-    /// After every forward pass, but for the last unit, which the backward pass needs at once.
+    /// After every forward pass, but for the last unit, which the backward pass needs at once. In a pipeline, where
+    /// microbatches follow each other too closely, as [`Reshard::Never`].
     Default,
     /// After every forward pass.
     Always,
@@ -62,36 +65,39 @@ pub struct Plan {
 
 /// The program of a step.
 pub fn build(plan: &Plan) -> Program {
-    let mut writer = Writer::new(plan, Purpose::Train);
+    let mut writer = Writer::new(plan, Purpose::Train, plan.reshard);
     for microbatch in (0..plan.microbatches).map(Microbatch) {
-        writer.forward(microbatch);
+        writer.forward(writer.all(), microbatch);
         writer.put(Instruction::Loss(microbatch));
-        writer.backward(microbatch);
+        let is_last = microbatch.0 + 1 == plan.microbatches;
+        writer.backward(writer.all(), microbatch, Pass::Backward, is_last);
     }
-    writer.finish_reductions(0);
-    for last in [Instruction::ClipGrad, Instruction::WaitStaged, Instruction::OptimizerStep] {
-        writer.put(last);
-    }
-    writer.program()
+    writer.update();
+    writer.program(whole(plan), plan.microbatches)
 }
 
 /// The program that computes the loss of a batch and changes nothing. Of the plan, how units are gathered and the number of
 /// microbatches count.
 pub fn build_evaluation(plan: &Plan) -> Program {
-    let mut writer = Writer::new(plan, Purpose::Evaluate);
+    let mut writer = Writer::new(plan, Purpose::Evaluate, plan.reshard);
     for microbatch in (0..plan.microbatches).map(Microbatch) {
-        writer.forward(microbatch);
+        writer.forward(writer.all(), microbatch);
         writer.put(Instruction::Loss(microbatch));
     }
-    for unit in 0..writer.units {
-        writer.free(unit);
-    }
-    writer.program()
+    writer.free_all();
+    writer.program(whole(plan), plan.microbatches)
 }
 
-struct Writer<'a> {
+/// The one stage of a model that is not cut.
+fn whole(plan: &Plan) -> Vec<StageUnits> {
+    vec![StageUnits { stage: Stage(0), units: 0..plan.units.len() as u32 }]
+}
+
+/// Writes instructions, unit by unit.
+pub(super) struct Writer<'a> {
     plan: &'a Plan,
     purpose: Purpose,
+    reshard: Reshard,
     units: u32,
     /// Of every unit, whether it is gathered, or about to be.
     is_whole: Vec<bool>,
@@ -101,10 +107,11 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(plan: &'a Plan, purpose: Purpose) -> Self {
+    pub(super) fn new(plan: &'a Plan, purpose: Purpose, reshard: Reshard) -> Self {
         Writer {
             plan,
             purpose,
+            reshard,
             units: plan.units.len() as u32,
             is_whole: vec![false; plan.units.len()],
             under_way: Vec::new(),
@@ -112,22 +119,28 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn program(self) -> Program {
+    pub(super) fn program(self, stages: Vec<StageUnits>, microbatches: u32) -> Program {
         Program {
             purpose: self.purpose,
             units: self.units,
-            microbatches: self.plan.microbatches,
+            stages,
+            microbatches,
             instructions: self.instructions,
         }
     }
 
-    fn put(&mut self, instruction: Instruction) {
+    fn all(&self) -> Range<u32> {
+        0..self.units
+    }
+
+    pub(super) fn put(&mut self, instruction: Instruction) {
         self.instructions.push(instruction);
     }
 
-    fn forward(&mut self, microbatch: Microbatch) {
-        for unit in 0..self.units {
-            self.gather(unit..=unit.saturating_add(self.plan.prefetch_units).min(self.units - 1));
+    /// A microbatch goes forward through these units.
+    pub(super) fn forward(&mut self, units: Range<u32>, microbatch: Microbatch) {
+        for unit in units.clone() {
+            self.gather(unit..=unit.saturating_add(self.plan.prefetch_units).min(units.end - 1));
             let keep = match (self.purpose, self.plan.units[unit as usize].recompute) {
                 (Purpose::Evaluate, _) => Keep::Nothing,
                 (Purpose::Train, Recompute::Nothing) => Keep::Graph,
@@ -135,8 +148,8 @@ impl<'a> Writer<'a> {
                 (Purpose::Train, Recompute::Everything) => Keep::Input,
             };
             self.put(Instruction::Forward { unit: Unit(unit), microbatch, keep });
-            let is_last = unit + 1 == self.units;
-            match self.plan.reshard {
+            let is_last = unit + 1 == units.end;
+            match self.reshard {
                 Reshard::Always => self.free(unit),
                 Reshard::Default if !is_last => self.free(unit),
                 Reshard::Default | Reshard::Never => {}
@@ -144,18 +157,31 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn backward(&mut self, microbatch: Microbatch) {
-        let is_last = microbatch.0 + 1 == self.plan.microbatches;
-        for unit in (0..self.units).rev() {
-            self.gather((unit.saturating_sub(self.plan.prefetch_units)..=unit).rev());
-            if self.plan.units[unit as usize].recompute != Recompute::Nothing {
+    /// A microbatch goes backward through these units, all the way or in part; `is_last` for the last one that gives gradients
+    /// of their parameters.
+    pub(super) fn backward(&mut self, units: Range<u32>, microbatch: Microbatch, pass: Pass, is_last: bool) {
+        for unit in units.clone().rev() {
+            let ahead = unit.saturating_sub(self.plan.prefetch_units).max(units.start);
+            self.gather((ahead..=unit).rev());
+            let again = self.plan.units[unit as usize].recompute != Recompute::Nothing;
+            if pass != Pass::BackwardWeight && again {
                 self.put(Instruction::Recompute(Unit(unit), microbatch));
+            }
+            if pass == Pass::BackwardInput {
+                self.put(Instruction::BackwardInput(Unit(unit), microbatch));
+                if self.reshard != Reshard::Never {
+                    self.free(unit);
+                }
+                continue;
             }
             if let Some(position) = self.under_way.iter().position(|&under_way| under_way == Unit(unit)) {
                 self.finish_reductions(self.under_way.len() - position - 1);
             }
-            self.put(Instruction::Backward(Unit(unit), microbatch));
-            if self.plan.reshard != Reshard::Never || is_last {
+            self.put(match pass {
+                Pass::BackwardWeight => Instruction::BackwardWeight(Unit(unit), microbatch),
+                _ => Instruction::Backward(Unit(unit), microbatch),
+            });
+            if self.reshard != Reshard::Never || is_last {
                 self.free(unit);
             }
             if is_last || self.plan.reduction == Reduction::EveryMicrobatch {
@@ -177,6 +203,21 @@ impl<'a> Writer<'a> {
     fn free(&mut self, unit: u32) {
         if std::mem::take(&mut self.is_whole[unit as usize]) {
             self.put(Instruction::Free(Unit(unit)));
+        }
+    }
+
+    /// The end of an evaluation.
+    pub(super) fn free_all(&mut self) {
+        for unit in self.all() {
+            self.free(unit);
+        }
+    }
+
+    /// The end of a step.
+    pub(super) fn update(&mut self) {
+        self.finish_reductions(0);
+        for last in [Instruction::ClipGrad, Instruction::WaitStaged, Instruction::OptimizerStep] {
+            self.put(last);
         }
     }
 

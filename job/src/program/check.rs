@@ -1,6 +1,8 @@
 //! A program run on paper.
 
+use super::passage::{Passages, Step, expect};
 use super::{Instruction, Keep, Microbatch, Program, Purpose, Unit};
+use crate::pipeline::{Message, Payload};
 use std::collections::BTreeMap;
 
 /// Why a program is wrong: at which instruction, and what of it.
@@ -26,6 +28,8 @@ pub struct HighWater {
     pub operations: u32,
     /// Those of which the input alone is kept.
     pub inputs: u32,
+    /// Those that have gone backward but for the gradients of parameters.
+    pub put_off: u32,
     /// Units with gradients of whole parameters, those being reduced included.
     pub whole_gradients: u32,
 }
@@ -55,6 +59,16 @@ enum Gradients {
     Reducing(u32),
 }
 
+/// What is kept of a unit's forward pass.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kept {
+    Graph,
+    Operations,
+    Input,
+    /// A graph of which the gradients of parameters are yet to be computed.
+    Weights,
+}
+
 #[derive(Clone, Copy, Default, Debug)]
 struct UnitState {
     is_whole: bool,
@@ -68,23 +82,15 @@ struct Paper {
     purpose: Purpose,
     gathered: bool,
     microbatches: u32,
+    /// Of the model.
     units: Vec<UnitState>,
-    kept: BTreeMap<(Unit, Microbatch), Keep>,
-    /// Per microbatch, how many units it has passed through.
-    forward: Vec<u32>,
-    /// Per microbatch, how many units are yet to be passed on the way back; `None` before the loss.
-    backward: Vec<Option<u32>>,
+    kept: BTreeMap<(Unit, Microbatch), Kept>,
+    passages: Passages,
     loaded: bool,
     clipped: bool,
     staged: bool,
     stepped: bool,
     high_water: HighWater,
-}
-
-type Step = Result<(), String>;
-
-fn expect(holds: bool, why: impl FnOnce() -> String) -> Step {
-    if holds { Ok(()) } else { Err(why()) }
 }
 
 impl Paper {
@@ -95,8 +101,7 @@ impl Paper {
             microbatches: program.microbatches,
             units: vec![UnitState::default(); program.units as usize],
             kept: BTreeMap::new(),
-            forward: vec![0; program.microbatches as usize],
-            backward: vec![None; program.microbatches as usize],
+            passages: Passages::new(program),
             loaded: false,
             clipped: false,
             staged: false,
@@ -114,6 +119,8 @@ impl Paper {
                 | Instruction::Free(_)
                 | Instruction::Forward { .. }
                 | Instruction::Loss(_)
+                | Instruction::Send(Message { payload: Payload::Activation, .. })
+                | Instruction::Recv(Message { payload: Payload::Activation, .. })
         );
         expect(changes_nothing || self.purpose == Purpose::Train, || {
             "an evaluation goes forward only".to_owned()
@@ -137,12 +144,19 @@ impl Paper {
             Instruction::Recompute(unit, microbatch) => {
                 self.usable(unit)?;
                 let kept = self.kept.get_mut(&(unit, microbatch));
-                let is_partial = matches!(kept.as_deref(), Some(Keep::Operations | Keep::Input));
+                let is_partial = matches!(kept.as_deref(), Some(Kept::Operations | Kept::Input));
                 expect(is_partial, || "no part of its forward pass is kept".to_owned())?;
-                kept.into_iter().for_each(|kept| *kept = Keep::Graph);
+                kept.into_iter().for_each(|kept| *kept = Kept::Graph);
             }
-            Instruction::Loss(microbatch) => self.loss(microbatch)?,
-            Instruction::Backward(unit, microbatch) => self.backward(unit, microbatch)?,
+            Instruction::Loss(microbatch) => self.passages.loss(microbatch)?,
+            Instruction::Backward(unit, microbatch) => {
+                self.backward_input(unit, microbatch)?;
+                self.backward_weight(unit, microbatch)?;
+            }
+            Instruction::BackwardInput(unit, microbatch) => self.backward_input(unit, microbatch)?,
+            Instruction::BackwardWeight(unit, microbatch) => self.backward_weight(unit, microbatch)?,
+            Instruction::Send(message) => self.passages.send(message)?,
+            Instruction::Recv(message) => self.passages.recv(message)?,
             Instruction::Reduce(unit) => {
                 let state = self.unit(unit)?;
                 let Gradients::Whole(count) = state.gradients else {
@@ -173,7 +187,8 @@ impl Paper {
     }
 
     fn unit(&mut self, unit: Unit) -> Result<&mut UnitState, String> {
-        self.units.get_mut(unit.0 as usize).ok_or_else(|| "there is no such unit".to_owned())
+        let state = self.units.get_mut(unit.0 as usize).filter(|_| self.passages.has(unit));
+        state.ok_or_else(|| "there is no such unit".to_owned())
     }
 
     fn usable(&mut self, unit: Unit) -> Step {
@@ -189,32 +204,30 @@ impl Paper {
             "what backward needs is kept where there is one".to_owned()
         })?;
         self.usable(unit)?;
-        let passed = self.forward.get_mut(microbatch.0 as usize);
-        let passed = passed.ok_or_else(|| "there is no such microbatch".to_owned())?;
-        expect(*passed == unit.0, || format!("the microbatch has passed {passed} units"))?;
-        *passed += 1;
-        if keeps {
-            self.kept.insert((unit, microbatch), keep);
-        }
+        self.passages.forward(unit, microbatch)?;
+        let kept = match keep {
+            Keep::Graph => Kept::Graph,
+            Keep::Operations => Kept::Operations,
+            Keep::Input => Kept::Input,
+            Keep::Nothing => return Ok(()),
+        };
+        self.kept.insert((unit, microbatch), kept);
         Ok(())
     }
 
-    fn loss(&mut self, microbatch: Microbatch) -> Step {
-        let (index, units) = (microbatch.0 as usize, self.units.len() as u32);
-        let passed = self.forward.get(index).copied();
-        expect(passed == Some(units), || format!("the microbatch has passed {passed:?} of {units} units"))?;
-        expect(self.backward[index].is_none(), || "its loss was computed before".to_owned())?;
-        self.backward[index] = Some(units);
-        Ok(())
-    }
-
-    fn backward(&mut self, unit: Unit, microbatch: Microbatch) -> Step {
+    fn backward_input(&mut self, unit: Unit, microbatch: Microbatch) -> Step {
         self.usable(unit)?;
-        let left = self.backward.get(microbatch.0 as usize).copied().flatten();
-        expect(left == Some(unit.0 + 1), || format!("on the way back {left:?} units are left"))?;
+        self.passages.backward(unit, microbatch)?;
+        let kept = self.kept.insert((unit, microbatch), Kept::Weights);
+        expect(kept == Some(Kept::Graph), || format!("of its forward pass is kept: {kept:?}"))
+    }
+
+    fn backward_weight(&mut self, unit: Unit, microbatch: Microbatch) -> Step {
+        self.usable(unit)?;
         let kept = self.kept.remove(&(unit, microbatch));
-        expect(kept == Some(Keep::Graph), || format!("of its forward pass is kept: {kept:?}"))?;
-        self.backward[microbatch.0 as usize] = Some(unit.0);
+        expect(kept == Some(Kept::Weights), || {
+            format!("the gradient of its input comes first; of its forward pass is kept: {kept:?}")
+        })?;
         let state = self.unit(unit)?;
         state.gradients = match state.gradients {
             Gradients::None => Gradients::Whole(1),
@@ -225,10 +238,11 @@ impl Paper {
     }
 
     fn all_reduced(&self) -> Step {
-        let missing = self
-            .units
-            .iter()
-            .position(|state| state.reduced != self.microbatches || state.gradients != Gradients::None);
+        let mut units = self.units.iter().enumerate();
+        let missing = units.position(|(unit, state)| {
+            self.passages.has(Unit(unit as u32))
+                && (state.reduced != self.microbatches || state.gradients != Gradients::None)
+        });
         expect(missing.is_none(), || {
             let unit = missing.unwrap_or_default();
             let UnitState { reduced, gradients, .. } = self.units[unit];
@@ -240,13 +254,9 @@ impl Paper {
     }
 
     fn end(&self) -> Step {
-        match self.purpose {
-            Purpose::Train => expect(self.stepped, || "no step was made".to_owned())?,
-            Purpose::Evaluate => {
-                let without = self.backward.iter().position(Option::is_none);
-                expect(without.is_none(), || format!("microbatch {without:?} has no loss"))?;
-            }
-        }
+        let is_over = self.stepped || self.purpose == Purpose::Evaluate;
+        expect(is_over, || "no step was made".to_owned())?;
+        self.passages.end(self.purpose)?;
         let whole = self.units.iter().position(|state| state.is_whole);
         expect(whole.is_none(), || format!("unit {whole:?} is still whole"))?;
         expect(self.kept.is_empty(), || format!("kept and not used: {:?}", self.kept))
@@ -259,9 +269,10 @@ impl Paper {
         let (now, most) = (
             HighWater {
                 whole_units: count(&|unit| unit.is_whole),
-                graphs: kept(Keep::Graph),
-                operations: kept(Keep::Operations),
-                inputs: kept(Keep::Input),
+                graphs: kept(Kept::Graph),
+                operations: kept(Kept::Operations),
+                inputs: kept(Kept::Input),
+                put_off: kept(Kept::Weights),
                 whole_gradients: count(&|unit| unit.gradients != Gradients::None),
             },
             &mut self.high_water,
@@ -270,10 +281,11 @@ impl Paper {
         most.graphs = most.graphs.max(now.graphs);
         most.operations = most.operations.max(now.operations);
         most.inputs = most.inputs.max(now.inputs);
+        most.put_off = most.put_off.max(now.put_off);
         most.whole_gradients = most.whole_gradients.max(now.whole_gradients);
     }
 }
 
 #[cfg(test)]
 #[path = "check_tests.rs"]
-mod tests;
+pub(super) mod tests;

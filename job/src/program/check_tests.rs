@@ -3,7 +3,7 @@
 use super::super::{Plan, Recompute, Reduction, Reshard, UnitPlan, build, build_evaluation};
 use super::*;
 
-fn plans() -> impl Iterator<Item = Plan> {
+pub(in crate::program) fn plans() -> impl Iterator<Item = Plan> {
     let reshards = [Reshard::Default, Reshard::Always, Reshard::Never];
     let reductions = [Reduction::EveryMicrobatch, Reduction::Last];
     let sizes = (1..=5u32).flat_map(|units| (1..=3u32).map(move |microbatches| (units, microbatches)));

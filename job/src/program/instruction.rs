@@ -1,5 +1,6 @@
 //! What a rank can be told to do.
 
+use crate::pipeline::Message;
 use std::fmt;
 
 /// Which unit of the model, in the order of the forward pass, from 0.
@@ -33,7 +34,8 @@ pub enum Instruction {
     Gather(Unit),
     /// Give up the whole parameters of a unit.
     Free(Unit),
-    /// The forward pass of a unit, with its whole parameters. Its input is the output of the unit before.
+    /// The forward pass of a unit, with its whole parameters. Its input is the output of the unit before, which another rank
+    /// may have sent.
     Forward {
         /// Of this unit.
         unit: Unit,
@@ -49,6 +51,16 @@ pub enum Instruction {
     /// The backward pass of a unit: from the gradient of its output to that of its input, and to those of its whole
     /// parameters. Uses up what was kept.
     Backward(Unit, Microbatch),
+    /// The first part of it: to the gradient of the unit's input. What was kept stays, with the gradient of the output. Of the
+    /// first unit, whose input are tokens, there is nothing to compute.
+    BackwardInput(Unit, Microbatch),
+    /// The other part: to the gradients of the whole parameters. Uses up what was kept.
+    BackwardWeight(Unit, Microbatch),
+    /// Begin to send what a stage made to the rank of the stage that needs it.
+    Send(Message),
+    /// Begin to receive what a stage of this rank needs; what needs it waits for it. Two ranks begin the messages between them
+    /// in the same order.
+    Recv(Message),
     /// Begin to sum a unit's gradients over the ranks that had other data, each rank getting its shard.
     Reduce(Unit),
     /// Wait for that, and add to the gradient of the shard.
@@ -82,6 +94,14 @@ impl fmt::Display for Instruction {
             Instruction::Recompute(unit, microbatch) => write!(f, "Recompute {}.{}", unit.0, microbatch.0),
             Instruction::Loss(microbatch) => write!(f, "Loss {}", microbatch.0),
             Instruction::Backward(unit, microbatch) => write!(f, "Backward {}.{}", unit.0, microbatch.0),
+            Instruction::BackwardInput(unit, microbatch) => {
+                write!(f, "BackwardInput {}.{}", unit.0, microbatch.0)
+            }
+            Instruction::BackwardWeight(unit, microbatch) => {
+                write!(f, "BackwardWeight {}.{}", unit.0, microbatch.0)
+            }
+            Instruction::Send(message) => write!(f, "Send {message}"),
+            Instruction::Recv(message) => write!(f, "Recv {message}"),
             Instruction::Reduce(unit) => write!(f, "Reduce {}", unit.0),
             Instruction::FinishReduce(unit) => write!(f, "FinishReduce {}", unit.0),
             Instruction::ClipGrad => write!(f, "ClipGrad"),

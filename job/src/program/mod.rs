@@ -7,14 +7,23 @@
 //!
 //! A *unit* is what fully sharded data parallelism gathers as one: the embedding, a block, the norm and output together
 //! (PyTorch FSDP2, torchtitan 0.2 `apply_fsdp`). A *microbatch* is what passes through the model at a time.
+//!
+//! With [`pipeline`](crate::pipeline) parallelism a rank has some of the units, in one *stage* or several, and ranks send each
+//! other what stages make: [`build_pipelined`].
 
 mod build;
 mod check;
 mod instruction;
+mod passage;
+mod pipelined;
 
 pub use build::{Plan, Recompute, Reduction, Reshard, UnitPlan, build, build_evaluation};
 pub use check::{Fault, HighWater, check};
 pub use instruction::{Instruction, Keep, Microbatch, Unit};
+pub use pipelined::build_pipelined;
+
+use crate::pipeline::Stage;
+use std::ops::Range;
 
 /// What a program is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,13 +34,24 @@ pub enum Purpose {
     Evaluate,
 }
 
+/// A stage of a rank.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StageUnits {
+    /// Which.
+    pub stage: Stage,
+    /// Units of the model that it has.
+    pub units: Range<u32>,
+}
+
 /// One rank's step.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Program {
     /// What it is for.
     pub purpose: Purpose,
-    /// Units of the model, in the order of the forward pass.
+    /// Units of the model, in the order of the forward pass, on all ranks of a pipeline.
     pub units: u32,
+    /// Those that this rank has: all, in one stage, without a pipeline.
+    pub stages: Vec<StageUnits>,
     /// Microbatches of the step.
     pub microbatches: u32,
     /// What to do, in this order. An instruction that begins communication does not wait for it.
