@@ -175,7 +175,7 @@ mod tests {
     fn nothing_to_read_is_an_error_that_says_what_is_there() {
         for (dataset, found, key, says) in [
             ("c4", &["d/x.txt", "d/y.bin"][..], "d", "2 other objects"),
-            ("c4", &[], "d", "0 other objects"),
+            ("c4", &[], "d", "nothing is there"),
             ("c4_validation", &["d/train.json"], "d", "such as train.json"),
             ("c4", &["d/x.txt"], "d/x.txt", "the name has another ending"),
         ] {

@@ -40,7 +40,8 @@ pub fn reference() -> String {
          * Types are checked in files as after flags. An integer will do for a float; case does not matter in words.\n\
          * An unknown section or key is an error, and so is a value that is refused; every mistake is told at once.\n\n\
          `titan-train` reads it ([training.md](training.md)); what it differs in from TorchTitan is in\n\
-         [differences-from-torchtitan.md](differences-from-torchtitan.md).\n\n\
+         [differences-from-torchtitan.md](differences-from-torchtitan.md). Degrees of tensor, pipeline and context\n\
+         parallelism are checked, and above 1 it refuses them when it starts.\n\n\
          Status: *yes*, acted on; *refused*, any but the default is an error; *unread*, says more of a key that is\n\
          refused; *no effect*, any value is accepted.\n",
     );

@@ -46,8 +46,8 @@ impl<'a> Case<'a> {
 impl Fixture {
     fn open() -> Self {
         let path = |name: &str| Path::new(FOLDER).join(name);
-        let said = std::fs::read_to_string(path("expected.json")).unwrap();
-        let tensors = Tensor::read_safetensors(path("expected.safetensors")).unwrap();
+        let said = std::fs::read_to_string(path("updates.json")).unwrap();
+        let tensors = Tensor::read_safetensors(path("updates.safetensors")).unwrap();
         Fixture { said: serde_json::from_str(&said).unwrap(), tensors: tensors.into_iter().collect() }
     }
 
