@@ -113,8 +113,10 @@ impl Track {
             for (side, found) in rates.sides.iter_mut().enumerate() {
                 let said = self.run(race, side)?;
                 found.push(tokens_per_second(&said).with_context(|| format!("{}:\n{said}", race.name))?);
+                if side == 0 {
+                    rates.waited_percent.extend(self.waited()?);
+                }
             }
-            rates.waited_percent.extend(self.waited()?);
         }
         Ok(rates)
     }
