@@ -33,32 +33,12 @@ pub fn run(ranks: u32, flags: &[String]) -> Result<u8> {
         timeout: Duration::from_secs(60),
     };
     let store = Store::tcp(&options)?;
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGUSR1]).map_err(failed("watching for signals"))?;
-    let mut job = Job { ranks: Vec::new() };
+    let signals = Signals::new([SIGINT, SIGTERM, SIGUSR1]).map_err(failed("watching for signals"))?;
+    let mut job = Job::default();
     for rank in 0..ranks {
-        let child = start(rank, ranks, store.port().unwrap_or(0), flags)?;
-        job.ranks.push(Rank { child, ended: None });
+        job.add(start(rank, ranks, store.port().unwrap_or(0), flags)?);
     }
-    let mut deadline = None;
-    loop {
-        for signal in signals.pending() {
-            job.forward(signal);
-            if signal == SIGINT {
-                deadline.get_or_insert(Instant::now() + GRACE);
-            }
-        }
-        if let Some(rank) = job.look()? {
-            job.report(rank);
-            deadline.get_or_insert(Instant::now() + GRACE);
-        }
-        if job.ranks.iter().all(|rank| rank.ended.is_some()) {
-            return Ok(job.exit_code());
-        }
-        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            job.kill();
-        }
-        std::thread::sleep(LOOK);
-    }
+    job.watch(signals, GRACE)
 }
 
 /// Has this process end when its launcher does, where it has one.
@@ -110,28 +90,58 @@ struct Rank {
     ended: Option<ExitStatus>,
 }
 
+#[derive(Default)]
 struct Job {
     ranks: Vec<Rank>,
+    /// The rank that failed first: those that fail after it do so by its failure, or by the launcher's hand.
+    culprit: Option<usize>,
 }
 
 impl Job {
-    /// Looks who has ended; gives the first rank that has failed since.
-    fn look(&mut self) -> Result<Option<usize>> {
-        let had_failed = self.failed().is_some();
+    fn add(&mut self, child: Child) {
+        self.ranks.push(Rank { child, ended: None });
+    }
+
+    /// Returns when all have ended, with the exit code of the job. Once one has failed, the others have `grace` to end.
+    fn watch(mut self, mut signals: Signals, grace: Duration) -> Result<u8> {
+        let mut deadline = None;
+        loop {
+            for signal in signals.pending() {
+                self.forward(signal);
+                if signal == SIGINT {
+                    deadline.get_or_insert(Instant::now() + grace);
+                }
+            }
+            if self.look()? {
+                deadline.get_or_insert(Instant::now() + grace);
+            }
+            if self.ranks.iter().all(|rank| rank.ended.is_some()) {
+                return Ok(self.exit_code());
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                self.kill();
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Looks who has ended; gives whether the first has failed by now.
+    fn look(&mut self) -> Result<bool> {
         for rank in &mut self.ranks {
             if rank.ended.is_none() {
                 rank.ended = rank.child.try_wait().map_err(failed("watching"))?;
             }
         }
-        Ok(self.failed().filter(|_| !had_failed))
-    }
-
-    /// The rank that is to blame: one that was killed, since that one cannot say so itself, or the first with an error.
-    fn failed(&self) -> Option<usize> {
-        let with = |is_it: &dyn Fn(&ExitStatus) -> bool| {
-            self.ranks.iter().position(|rank| rank.ended.as_ref().is_some_and(is_it))
-        };
-        with(&|status| status.signal().is_some()).or_else(|| with(&|status| !status.success()))
+        if self.culprit.is_none() {
+            // One that was killed, since that one cannot say so itself, or the first with an error.
+            let with = |is_it: &dyn Fn(&ExitStatus) -> bool| {
+                self.ranks.iter().position(|rank| rank.ended.as_ref().is_some_and(is_it))
+            };
+            self.culprit =
+                with(&|status| status.signal().is_some()).or_else(|| with(&|status| !status.success()));
+            self.culprit.iter().for_each(|rank| self.report(*rank));
+        }
+        Ok(self.culprit.is_some())
     }
 
     /// Says what nobody else says: that a rank was killed.
@@ -144,8 +154,8 @@ impl Job {
     }
 
     fn exit_code(&self) -> u8 {
-        let Some(failed) = self.failed() else { return 0 };
-        let status = self.ranks[failed].ended.unwrap_or_default();
+        let Some(culprit) = self.culprit else { return 0 };
+        let status = self.ranks[culprit].ended.unwrap_or_default();
         // As shells tell it.
         let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
         u8::try_from(code).unwrap_or(1)
@@ -172,5 +182,31 @@ impl Job {
 impl Drop for Job {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The exit code of a job of these shell scripts.
+    fn job(scripts: &[&str]) -> (u8, Duration) {
+        let mut job = Job::default();
+        for script in scripts {
+            job.add(Command::new("sh").args(["-c", script]).spawn().unwrap());
+        }
+        let begun = Instant::now();
+        (job.watch(Signals::new::<[i32; 0], i32>([]).unwrap(), Duration::from_millis(300)).unwrap(), begun.elapsed())
+    }
+
+    #[test]
+    fn the_exit_code_is_that_of_the_rank_that_failed_first() {
+        assert_eq!(job(&["exit 0", "exit 0"]).0, 0);
+        assert_eq!(job(&["exit 0", "exit 3"]).0, 3);
+        assert_eq!(job(&["sleep 0.2; exit 4", "kill -9 $$"]).0, 128 + 9);
+        // One that hangs is killed by the launcher, which is nobody's fault but the first one's.
+        let (code, took) = job(&["exec sleep 60", "exit 3"]);
+        assert_eq!(code, 3);
+        assert!(took < Duration::from_secs(30), "{took:?}");
     }
 }

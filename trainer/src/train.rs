@@ -51,6 +51,7 @@ pub fn run(config: &Config, session: &Session, stop: &Stop, log: &Log) -> Result
     let feed = Feed::new(loader, places, &setup, stop.clone(), Trace::new(config, session.member.rank));
     let done = (resumed.step, resumed.tokens_seen);
     let figures = Figures::open(config, session, &setup, &groups, log, done)?;
+    figures.tell(saves.take_happenings());
     let schedule_step = resumed.schedule_step;
     let mut training = Training {
         config,
@@ -119,7 +120,7 @@ impl Training<'_> {
 
     /// One step and what follows it; `None` where there is no data for it. Gives whether the job was asked to stop.
     fn step(&mut self, step: u64) -> Result<Option<bool>> {
-        let settings = self.setup.settings(self.schedule_step);
+        let settings = self.setup.hyper.settings(self.schedule_step);
         self.saves.look()?;
         let Some(report) = self.runner.step(settings, &mut self.feed)? else { return Ok(None) };
         self.schedule_step += 1;
@@ -130,7 +131,11 @@ impl Training<'_> {
             let progress = Progress { schedule_step: self.schedule_step, ..Progress::of(step, tokens_seen) };
             self.saves.save(due, &self.runner, &mut self.feed, progress)?;
         }
-        self.figures.tell(self.saves.take_happenings());
+        let happenings = self.saves.take_happenings();
+        if let Some(trace) = &mut self.feed.trace {
+            happenings.iter().for_each(|happening| trace.happening(happening));
+        }
+        self.figures.tell(happenings);
         if let Some(validation) = self.validation.as_ref().filter(|validation| validation.is_due(step)) {
             // Parameters are not changed, so that a save may go on copying them.
             let found = validation.run(&mut self.runner, self.groups)?;

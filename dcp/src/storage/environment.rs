@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::str::FromStr;
 
 /// Environment variables by name. The library never asks the process for its own: a program passes
@@ -13,6 +14,15 @@ pub struct Environment(BTreeMap<String, String>);
 impl FromIterator<(String, String)> for Environment {
     fn from_iter<I: IntoIterator<Item = (String, String)>>(variables: I) -> Self {
         Environment(variables.into_iter().collect())
+    }
+}
+
+/// As `std::env::vars_os` gives them. A variable that is not UTF-8 is no setting of any store.
+impl FromIterator<(OsString, OsString)> for Environment {
+    fn from_iter<I: IntoIterator<Item = (OsString, OsString)>>(variables: I) -> Self {
+        let text =
+            |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        variables.into_iter().filter_map(text).collect()
     }
 }
 

@@ -34,6 +34,23 @@ pub struct Faults {
     pub seed: u64,
 }
 
+impl Faults {
+    /// A few of each kind that passes by itself.
+    pub const FEW: Faults = Faults {
+        slow_down: 3,
+        reset: 2,
+        done_but_500: 2,
+        lost_reply: 1,
+        conflict: 5,
+        truncated: 5,
+        skewed: 0,
+        no_bucket: 0,
+        slow: 5,
+        delay_ms: 50,
+        seed: 1,
+    };
+}
+
 /// What happens to one request; see [`Faults`].
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Fault {

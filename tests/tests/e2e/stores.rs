@@ -29,19 +29,7 @@ fn s3_conforms() {
 
 #[test]
 fn s3_conforms_while_requests_fail() {
-    let faults = Faults {
-        slow_down: 3,
-        reset: 2,
-        done_but_500: 2,
-        lost_reply: 1,
-        conflict: 5,
-        truncated: 5,
-        slow: 5,
-        delay_ms: 50,
-        seed: 1,
-        ..Faults::default()
-    };
-    let server = S3Server::start(faults).unwrap();
+    let server = S3Server::start(Faults::FEW).unwrap();
     conformance::all(&bucket(&server));
     let counts = server.counts();
     println!("{} of {} requests failed", counts.faults, counts.requests);

@@ -1,6 +1,7 @@
 //! Settings of the optimizer and its schedule, as PyTorch keeps them beside the state.
 
 use super::names::{LR_SCHEDULER, OPTIMIZER};
+use crate::optimizer::Settings;
 use dcp::Result;
 use dcp::format::Reader;
 use dcp::model::Value;
@@ -39,6 +40,12 @@ impl Hyper {
             implementation: optimizer.implementation,
             schedule: Schedule::new(config),
         }
+    }
+
+    /// Settings of the optimizer after so many steps of the schedule.
+    pub fn settings(&self, step: u64) -> Settings {
+        let Hyper { betas, eps, weight_decay, .. } = *self;
+        Settings { lr: self.lr_at(step), betas, eps, weight_decay }
     }
 
     fn lr_at(&self, step: u64) -> f64 {

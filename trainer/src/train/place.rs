@@ -7,10 +7,7 @@ use dcp::storage::{Environment, Place, open_url_with};
 ///
 /// Errors: as [`open_url_with`].
 pub(super) fn open(url: &str) -> Result<Place> {
-    // A variable that is not UTF-8 is no setting of any store.
-    let variables = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    Ok(open_url_with(url, &variables.collect::<Environment>())?)
+    Ok(open_url_with(url, &std::env::vars_os().collect::<Environment>())?)
 }
 
 /// A folder of output: in `dump_folder`, unless it is an absolute path or a URL.

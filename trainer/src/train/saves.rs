@@ -55,6 +55,7 @@ const STAGING_UNBOUNDED: u64 = 1 << 60;
 #[derive(Clone, Debug)]
 pub(super) struct Happening {
     pub(super) name: &'static str,
+    pub(super) begun: Instant,
     pub(super) fields: Vec<(&'static str, Value)>,
 }
 
@@ -186,7 +187,7 @@ impl Saves {
             ("rank_bytes", json!(bytes)),
             ("streamed_bytes", json!(saved.streamed_bytes)),
         ];
-        self.happenings.push(Happening { name: "saved", fields });
+        self.happenings.push(Happening { name: "saved", begun, fields });
         if saved.streamed_bytes > 0 {
             warn!(
                 "{} bytes had no room in checkpoint.staging_bytes_max = {} and were copied while they were written, which \

@@ -8,10 +8,10 @@ use crate::ffi::rng;
 use crate::groups::Groups;
 use crate::metrics::thousands;
 use crate::model::{self, Model};
-use crate::optimizer::{Optimizer, Rule, Settings};
+use crate::optimizer::{Optimizer, Rule};
 use crate::run::{Programs, Runner};
 use crate::session::Session;
-use crate::shard::Precision;
+use crate::shard::{Precision, Unit};
 use data::{Corpus, DataOptions, Dataset, Loader, State, Tokenizer};
 use job::batch::Batch;
 use job::config::{
@@ -147,19 +147,13 @@ impl Setup {
             OptimizerName::AdamW => Rule::AdamW,
         };
         let optimizer = Optimizer::new(rule, config.optimizer.implementation, &units)?;
-        let plan = self.plan(config, units.iter().any(crate::shard::Unit::is_gathered));
+        let plan = self.plan(config, units.iter().any(Unit::is_gathered));
         let evaluate =
             config.validation.enable.then(|| build_evaluation(&Plan { microbatches: 1, ..plan.clone() }));
         let programs = Programs { train: build(&plan), evaluate };
         let runner = Runner::new(&*self.model, groups, units, optimizer, programs, training.max_norm)?;
         let ac = &config.activation_checkpoint;
         Ok(runner.with_products_again(ac.per_op_sac_force_recompute_mm_shapes_by_fqns.clone()))
-    }
-
-    /// Settings of the optimizer for a step of the schedule, from 0.
-    pub(super) fn settings(&self, schedule_step: u64) -> Settings {
-        let Hyper { lr, betas, eps, weight_decay, schedule, .. } = self.hyper;
-        Settings { lr: lr * schedule.factor(schedule_step), betas, eps, weight_decay }
     }
 
     fn plan(&self, config: &Config, gathered: bool) -> Plan {

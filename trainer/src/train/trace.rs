@@ -4,6 +4,7 @@
 //! show what waits for what, not what the device does when.
 
 use super::place;
+use super::saves::Happening;
 use crate::error::{Error, Result};
 use job::config::Config;
 use job::program::Instruction;
@@ -45,12 +46,23 @@ impl Trace {
         self.record(instruction.to_string(), kind(instruction), Lane::Program, begun);
     }
 
-    /// Something else was done that began then.
-    pub(super) fn record(&mut self, name: String, kind: &'static str, lane: Lane, begun: Instant) {
+    /// A save has come to its end, which is seen between two steps.
+    pub(super) fn happening(&mut self, happening: &Happening) {
+        self.record(happening.name.to_owned(), "checkpoint", Lane::Saves, happening.begun);
+    }
+
+    fn record(&mut self, name: String, kind: &'static str, lane: Lane, begun: Instant) {
         if self.cycles.is_active(self.steps) {
             let step = self.steps;
             let took = begun.elapsed();
-            self.events.push(Event { name, kind, lane, begun: begun - self.origin, took, step });
+            self.events.push(Event {
+                name,
+                kind,
+                lane,
+                begun: begun.saturating_duration_since(self.origin),
+                took,
+                step,
+            });
         }
     }
 

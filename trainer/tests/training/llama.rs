@@ -13,7 +13,7 @@ use trainer::checkpoint::{self, Content, DataPlace, Dataloader, Hyper, Progress,
 use trainer::ffi::rng;
 use trainer::groups::Groups;
 use trainer::model::{Llama3, Model};
-use trainer::optimizer::{Implementation, Optimizer, Rule, Settings};
+use trainer::optimizer::{Implementation, Optimizer, Rule};
 use trainer::run::{Programs, Runner, Sequences, Surroundings};
 use trainer::shard::Precision;
 use trainer::{Result, begin};
@@ -196,10 +196,7 @@ impl<'a> Training<'a> {
     pub fn until(&mut self, end: u64) -> Vec<(f64, f64)> {
         let mut found = Vec::new();
         while self.step < end {
-            let Hyper { betas, eps, weight_decay, .. } = self.hyper;
-            let lr = self.hyper.lr * self.hyper.schedule.factor(self.step);
-            let settings = Settings { lr, betas, eps, weight_decay };
-            let report = self.runner.step(settings, &mut self.text).unwrap().unwrap();
+            let report = self.runner.step(self.hyper.settings(self.step), &mut self.text).unwrap().unwrap();
             assert_eq!(report.global_valid_tokens, STEP_TOKENS);
             let loss = report.loss.to_kind(Kind::Double);
             self.groups.sum_over_data(&loss).unwrap();

@@ -22,16 +22,7 @@ const FLAGS: [&str; 8] = [
 fn a_run_that_saves_to_s3_while_requests_fail_has_the_same_figures() {
     let local = folder();
     let expected = figures(&run_well(local.path(), &FLAGS, &[]));
-    let faults = Faults {
-        slow_down: 3,
-        reset: 2,
-        done_but_500: 2,
-        lost_reply: 1,
-        conflict: 5,
-        seed: 5,
-        ..Faults::default()
-    };
-    let (server, remote) = (S3Server::start(faults).unwrap(), folder());
+    let (server, remote) = (S3Server::start(Faults::FEW).unwrap(), folder());
     let folders = [
         format!("--checkpoint.folder=s3://{BUCKET}/run"),
         format!("--checkpoint.export_hf_folder=s3://{BUCKET}/hf"),

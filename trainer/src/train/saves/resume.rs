@@ -69,7 +69,7 @@ impl Saves {
         info!("loaded {from} in {seconds:.2} s: step {}", resumed.step);
         let fields =
             vec![("step", json!(resumed.step)), ("url", json!(from)), ("load_seconds", json!(seconds))];
-        self.happenings.push(Happening { name: "loaded", fields });
+        self.happenings.push(Happening { name: "loaded", begun, fields });
         Ok(resumed)
     }
 

@@ -101,9 +101,7 @@ fn can_go_on(config: &Config, run: &Place, from: u64, is_chosen: bool) -> Result
     let format = format::by_name(config.checkpoint.format.as_str())?;
     for step in steps(run)?.iter().filter(|step| step.number > from) {
         let (number, shown) = (step.number, step.place.display());
-        let is_whole =
-            || -> Result<bool> { Ok(checkpoint::holds(&*complete(&step.place)?)?.parts.optimizer) };
-        if is_chosen && is_whole().unwrap_or(false) {
+        if is_chosen && is_whole(&step.place)? {
             return Err(Error::Usage(format!(
                 "checkpoint.load_step = {from}: step {number} is later, and the next start would go on from it; to train on \
                  from step {from}, begin a run in another checkpoint.folder with checkpoint.initial_load_path = {:?} and \
@@ -120,6 +118,17 @@ fn can_go_on(config: &Config, run: &Place, from: u64, is_chosen: bool) -> Result
         }
     }
     Ok(())
+}
+
+/// Whether a run can go on from a step.
+///
+/// Errors: what the store gives; a step that is damaged is none to go on from.
+fn is_whole(step: &Place) -> Result<bool> {
+    match complete(step) {
+        Ok(reader) => Ok(checkpoint::holds(&*reader)?.parts.optimizer),
+        Err(error) if error.kind() == ErrorKind::Io => Err(error.into()),
+        Err(_) => Ok(false),
+    }
 }
 
 /// What a run without checkpoints starts from.
