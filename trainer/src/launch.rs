@@ -196,7 +196,10 @@ mod tests {
             job.add(Command::new("sh").args(["-c", script]).spawn().unwrap());
         }
         let begun = Instant::now();
-        (job.watch(Signals::new::<[i32; 0], i32>([]).unwrap(), Duration::from_millis(300)).unwrap(), begun.elapsed())
+        (
+            job.watch(Signals::new::<[i32; 0], i32>([]).unwrap(), Duration::from_millis(300)).unwrap(),
+            begun.elapsed(),
+        )
     }
 
     #[test]
