@@ -9,6 +9,7 @@
 pub mod autograd;
 pub mod device;
 pub mod dispatch;
+mod heap;
 pub mod kind;
 mod library;
 pub mod memory;
