@@ -14,6 +14,7 @@ pub mod pipeline;
 pub mod presets;
 pub mod program;
 pub mod saving;
+pub mod step;
 pub mod timeline;
 
 pub use error::{Error, Result};

@@ -116,5 +116,5 @@ fn moves_of_another_pipeline_are_found() {
     let (_, moves) = of(Name::ZbvZeroBubble, 2);
     insta::assert_snapshot!(told(&pipeline, &moves), @"rank 1, move 3 (2F0): stage 2 is on rank 0");
     let (pipeline, moves) = of(Name::GPipe, 1);
-    insta::assert_snapshot!(told(&pipeline.forward_only(), &moves), @"rank 1, move 8 (1B0): an evaluation goes forward only");
+    insta::assert_snapshot!(told(&pipeline.evaluation(pipeline.microbatches()), &moves), @"rank 1, move 8 (1B0): an evaluation goes forward only");
 }

@@ -83,10 +83,10 @@ fn evaluations_and_turns_are_carried_out() {
     for schedule in SCHEDULES {
         for shape in shapes().filter(|shape| shape.ranks <= 4 && shape.microbatches <= 8) {
             let Ok(pipeline) = schedule.pipeline(shape) else { continue };
-            let twice = pipeline.repeated(3);
+            let twice = pipeline.repeated(3).unwrap();
             assert_eq!(twice.microbatches(), 3 * shape.microbatches);
             check(&twice, &communicate(&twice).unwrap().moves).unwrap();
-            let evaluation = twice.forward_only();
+            let evaluation = twice.evaluation(twice.microbatches());
             let held = check(&evaluation, &communicate(&evaluation).unwrap().moves).unwrap();
             assert!(held.iter().all(|held| held.activations == 0), "{shape:?}");
             count += 1;

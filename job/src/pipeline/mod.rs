@@ -117,19 +117,29 @@ impl Pipeline {
         &self.actions[rank as usize]
     }
 
-    /// The same for an evaluation: forward passes alone, in the same order.
-    pub fn forward_only(mut self) -> Self {
-        for actions in &mut self.actions {
-            actions.retain(|action| action.pass == Pass::Forward);
-        }
-        Pipeline { purpose: Purpose::Evaluate, ..self }
+    /// Of the same stages on the same ranks, that so many microbatches go forward through, one after the other.
+    pub fn evaluation(&self, microbatches: u32) -> Self {
+        let of_rank = |rank: u32| {
+            let stages = self.stages_of(rank);
+            let passes = (0..microbatches).map(Microbatch).flat_map(|microbatch| {
+                stages.iter().map(move |&stage| Pass::Forward.of(stage, microbatch)).collect::<Vec<_>>()
+            });
+            passes.collect()
+        };
+        let actions = (0..self.ranks()).map(of_rank).collect();
+        Pipeline { purpose: Purpose::Evaluate, rank_of: self.rank_of.clone(), microbatches, actions }
     }
 
     /// The same for each of several turns of a step, one after the other, with microbatches counted on.
-    pub fn repeated(&self, turns: u32) -> Self {
+    ///
+    /// Errors: [`PipelineError::TooLarge`].
+    pub fn repeated(&self, turns: u64) -> Result<Self, PipelineError> {
+        let microbatches = u64::from(self.microbatches).saturating_mul(turns);
+        let microbatches = u32::try_from(microbatches).unwrap_or(u32::MAX);
+        Shape { ranks: self.ranks(), stages_per_rank: self.stages() / self.ranks(), microbatches }.check()?;
         let again = |actions: &Vec<Action>| {
-            let turn = |turn: u32| {
-                let first = turn * self.microbatches;
+            let turn = |turn: u64| {
+                let first = turn as u32 * self.microbatches;
                 actions.iter().map(move |action| Action {
                     microbatch: Microbatch(first + action.microbatch.0),
                     ..*action
@@ -137,11 +147,7 @@ impl Pipeline {
             };
             (0..turns).flat_map(turn).collect()
         };
-        Pipeline {
-            microbatches: self.microbatches * turns,
-            actions: self.actions.iter().map(again).collect(),
-            ..self.clone()
-        }
+        Ok(Pipeline { microbatches, actions: self.actions.iter().map(again).collect(), ..self.clone() })
     }
 }
 

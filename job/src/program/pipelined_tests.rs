@@ -20,7 +20,7 @@ fn one_stage_gives_the_same_program() {
             build_pipelined(&plan, pipeline, &stages, 0, &moves[0]).unwrap()
         };
         assert_eq!(built(&pipeline), build(&plan), "{plan:?}");
-        assert_eq!(built(&pipeline.forward_only()), build_evaluation(&plan), "{plan:?}");
+        assert_eq!(built(&pipeline.evaluation(pipeline.microbatches())), build_evaluation(&plan), "{plan:?}");
         count += 1;
     }
     assert_eq!(count, 13_392);
@@ -133,7 +133,7 @@ fn every_program_of_a_small_domain_is_sound() {
         for (schedule, pipeline, stages) in pipelines(units_per_stage, &shapes) {
             let Communicated { moves, .. } = communicate(&pipeline).unwrap();
             let held = pipeline::check(&pipeline, &moves).unwrap();
-            let evaluation = pipeline.clone().forward_only();
+            let evaluation = pipeline.evaluation(pipeline.microbatches());
             let of_evaluation = communicate(&evaluation).unwrap().moves;
             for plan in choices(units_per_stage * pipeline.stages()) {
                 for (rank, (of_rank, held)) in (0..).zip(moves.iter().zip(&held)) {

@@ -1,0 +1,248 @@
+//! A step of a configuration: how the model is cut, in which order a pipeline computes, and the program of every rank.
+//!
+//! The trainer runs these programs, the planner simulates them.
+
+use crate::batch::{Batch, BatchError};
+use crate::config::{AcMode, Config, ReshardPolicy, SelectiveOption};
+use crate::mesh::ParallelDims;
+use crate::pipeline::{self, Communicated, Move, Pipeline, PipelineError, Stage, communicate};
+use crate::program::{
+    Plan, Program, Recompute, Reduction, Reshard, UnitPlan, build, build_evaluation, build_pipelined,
+};
+use std::ops::Range;
+
+/// What all ranks do in a step.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// The sequences of it.
+    pub batch: Batch,
+    /// What is decided about it.
+    pub plan: Plan,
+    /// The units of every stage: of one, where there is no pipeline.
+    pub stages: Vec<Range<u32>>,
+    pipeline: Option<Pipelined>,
+}
+
+#[derive(Clone, Debug)]
+struct Pipelined {
+    train: Pipeline,
+    moves: Vec<Vec<Move>>,
+    evaluate: Pipeline,
+    evaluate_moves: Vec<Vec<Move>>,
+}
+
+/// A rule of steps that does not hold.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages are the documentation
+pub enum StepError {
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+
+    /// A schedule that a file says may wait for what nobody makes.
+    #[error("parallelism.pipeline_parallel_schedule_csv: {0}; mend the file, or take a schedule by name")]
+    Schedule(pipeline::Fault),
+}
+
+impl Step {
+    /// The step of a model of `layers` layers: an embedding, the layers, norm and head together. `csv` is the text of the
+    /// file that `parallelism.pipeline_parallel_schedule_csv` names.
+    ///
+    /// Errors: [`StepError`], the rule that does not hold.
+    pub fn new(
+        config: &Config,
+        dims: &ParallelDims,
+        layers: u32,
+        csv: Option<&str>,
+    ) -> Result<Self, StepError> {
+        let batch = Batch::new(config, dims)?;
+        let plan = plan(config, dims, layers, &batch);
+        if dims.pp == 1 {
+            let units = 0..plan.units.len() as u32;
+            return Ok(Step { batch, plan, stages: vec![units], pipeline: None });
+        }
+        let stages = pipeline::stages(&config.parallelism, layers)?;
+        let of_turn = pipeline::pipeline(&config.parallelism, stages.len() as u32, batch.microbatches, csv)?;
+        let train = of_turn.repeated(batch.accumulation_steps)?;
+        let evaluate = of_turn.evaluation(evaluated(config, &batch));
+        let moves = |pipeline: &Pipeline| -> Result<Vec<Vec<Move>>, StepError> {
+            let Communicated { moves, .. } = communicate(pipeline).map_err(StepError::Schedule)?;
+            pipeline::check(pipeline, &moves).map_err(StepError::Schedule)?;
+            Ok(moves)
+        };
+        let pipeline =
+            Pipelined { moves: moves(&train)?, evaluate_moves: moves(&evaluate)?, train, evaluate };
+        Ok(Step { batch, plan, stages, pipeline: Some(pipeline) })
+    }
+
+    /// The program of a rank of a pipeline, by its place in it.
+    ///
+    /// Panics where there is no such place.
+    pub fn train(&self, pp_rank: u32) -> Program {
+        match &self.pipeline {
+            None => build(&self.plan),
+            Some(Pipelined { train, moves, .. }) => self.pipelined(train, moves, pp_rank),
+        }
+    }
+
+    /// The same for the loss of other text.
+    ///
+    /// Panics where there is no such place.
+    pub fn evaluate(&self, pp_rank: u32) -> Program {
+        match &self.pipeline {
+            None => build_evaluation(&Plan { microbatches: 1, ..self.plan.clone() }),
+            Some(Pipelined { evaluate, evaluate_moves, .. }) => {
+                self.pipelined(evaluate, evaluate_moves, pp_rank)
+            }
+        }
+    }
+
+    fn pipelined(&self, pipeline: &Pipeline, moves: &[Vec<Move>], pp_rank: u32) -> Program {
+        build_pipelined(&self.plan, pipeline, &self.stages, pp_rank, &moves[pp_rank as usize])
+            .expect("the stages are those of the plan and of the pipeline")
+    }
+
+    /// The pipeline, where there is one.
+    pub fn pipeline(&self) -> Option<&Pipeline> {
+        self.pipeline.as_ref().map(|pipeline| &pipeline.train)
+    }
+
+    /// The rank of a pipeline that has a stage.
+    ///
+    /// Panics where there is no such stage.
+    pub fn rank_of(&self, stage: Stage) -> u32 {
+        self.pipeline().map_or(0, |pipeline| pipeline.rank_of(stage))
+    }
+
+    /// The rank of a pipeline that has the loss.
+    pub fn loss_rank(&self) -> u32 {
+        self.rank_of(Stage(self.stages.len() as u32 - 1))
+    }
+}
+
+/// Microbatches that a batch of validation goes through a pipeline in.
+fn evaluated(config: &Config, batch: &Batch) -> u32 {
+    let sequences = config.validation.local_batch_size;
+    let divides = sequences.is_multiple_of(batch.microbatch);
+    if divides { u32::try_from(sequences / batch.microbatch).unwrap_or(u32::MAX).max(1) } else { 1 }
+}
+
+fn plan(config: &Config, dims: &ParallelDims, layers: u32, batch: &Batch) -> Plan {
+    let (training, ac) = (&config.training, &config.activation_checkpoint);
+    // What is computed again, of every so-many-th layer. A budget of memory is refused where the configuration is read.
+    let (again, every) = match (ac.mode, ac.selective_ac_option) {
+        (AcMode::None | AcMode::MemoryBudget, _) => (Recompute::Nothing, 1),
+        (AcMode::Full, _) | (AcMode::Selective, SelectiveOption::Every(0)) => (Recompute::Everything, 1),
+        (AcMode::Selective, SelectiveOption::Every(layers)) => (Recompute::Everything, layers),
+        (AcMode::Selective, SelectiveOption::Operations) => (Recompute::Operations, 1),
+    };
+    // Unit 0 is the embedding, and the layers count from 1.
+    let is_again = |unit: u32| (1..=layers).contains(&unit) && unit.is_multiple_of(every);
+    let unit = |unit: u32| UnitPlan { recompute: if is_again(unit) { again } else { Recompute::Nothing } };
+    Plan {
+        units: (0..layers + 2).map(unit).collect(),
+        microbatches: u32::try_from(batch.accumulation_steps).unwrap_or(u32::MAX),
+        gathered: dims.fsdp() > 1 || training.mixed_precision_param != training.dtype,
+        reshard: match config.parallelism.fsdp_reshard_after_forward {
+            ReshardPolicy::Default => Reshard::Default,
+            ReshardPolicy::Always => Reshard::Always,
+            ReshardPolicy::Never => Reshard::Never,
+        },
+        prefetch_units: 1,
+        reduction: if dims.pp > 1 { Reduction::Last } else { Reduction::EveryMicrobatch },
+        reductions_max: 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::PipelineSchedule;
+    use crate::program::{Purpose, check};
+
+    fn config(flags: &str) -> Config {
+        let read = |_: &std::path::Path| -> std::io::Result<String> { panic!("there is no file") };
+        Config::from_args(flags.split_whitespace(), read).unwrap().config
+    }
+
+    fn step(flags: &str, world: u32, layers: u32, csv: Option<&str>) -> Result<Step, StepError> {
+        let config = config(flags);
+        let dims = ParallelDims::new(&config.parallelism, world).unwrap();
+        Step::new(&config, &dims, layers, csv)
+    }
+
+    #[test]
+    fn without_a_pipeline_every_rank_has_all_units() {
+        let flags = "--training.global_batch_size=64 --activation_checkpoint.mode=full";
+        let step = step(flags, 2, 6, None).unwrap();
+        assert_eq!((step.stages.as_slice(), step.loss_rank()), ([0..8].as_slice(), 0));
+        let program = step.train(0);
+        assert_eq!((program.microbatches, program.purpose), (4, Purpose::Train));
+        check(&program, true).unwrap();
+        assert_eq!(step.evaluate(0).microbatches, 1);
+        assert_eq!(step.plan.units[0].recompute, Recompute::Nothing);
+        assert_eq!(step.plan.units[6].recompute, Recompute::Everything);
+        assert_eq!(step.plan.units[7].recompute, Recompute::Nothing);
+    }
+
+    #[test]
+    fn every_schedule_gives_programs_that_hold() {
+        for choice in PipelineSchedule::ALL {
+            let file = matches!(choice, PipelineSchedule::Single | PipelineSchedule::Multi);
+            let flags = format!(
+                "--parallelism.pipeline_parallel_degree=2 --parallelism.pipeline_parallel_schedule={} \
+                 --training.local_batch_size=8 --training.global_batch_size=32 --validation.enable \
+                 --validation.local_batch_size=2",
+                choice.as_str()
+            );
+            let csv = match choice {
+                PipelineSchedule::Multi => "0F0,2F0,2B0,0B0\n1F0,3F0,3B0,1B0\n",
+                _ => "0F0,0B0\n1F0,1B0\n",
+            };
+            let flags = if file { flags.replace("batch_size=8", "batch_size=1") } else { flags };
+            let step =
+                step(&flags, 4, 6, file.then_some(csv)).unwrap_or_else(|error| panic!("{flags}: {error}"));
+            for rank in 0..2 {
+                check(&step.train(rank), step.plan.gathered).unwrap();
+                check(&step.evaluate(rank), step.plan.gathered).unwrap();
+            }
+            let units: u32 = step.stages.iter().map(|stage| stage.end - stage.start).sum();
+            assert_eq!(units, 8, "{flags}");
+            assert_eq!(step.train(0).microbatches, 16, "{flags}");
+            assert_eq!(step.evaluate(0).microbatches, 2);
+        }
+    }
+
+    #[test]
+    fn the_loss_is_where_the_last_stage_is() {
+        let of = |schedule: &str| {
+            let flags = format!(
+                "--parallelism.pipeline_parallel_degree=2 --parallelism.pipeline_parallel_schedule={schedule} \
+                 --training.local_batch_size=8"
+            );
+            step(&flags, 2, 6, None).unwrap().loss_rank()
+        };
+        assert_eq!((of("1F1B"), of("Interleaved1F1B"), of("ZBVZeroBubble"), of("DualPipeV")), (1, 1, 0, 0));
+    }
+
+    #[test]
+    fn rules_that_do_not_hold() {
+        let told = |flags: &str, csv: Option<&str>| {
+            let flags = format!("--parallelism.pipeline_parallel_degree=2 {flags}");
+            step(&flags, 2, 6, csv).unwrap_err().to_string()
+        };
+        let single = "--parallelism.pipeline_parallel_schedule=PipelineScheduleSingle";
+        insta::assert_snapshot!(
+            [
+                told("--training.local_batch_size=1", None),
+                told("--training.local_batch_size=8 --training.global_batch_size=12", None),
+                told("--training.local_batch_size=1", Some("0F0,0B0\n1B0,1F0\n")),
+                told(&format!("{single} --training.local_batch_size=1"), Some("0B0,0F0\n1F0,1B0\n")),
+                told("--training.local_batch_size=8 --training.global_batch_size=80000000", None),
+            ]
+            .join("\n")
+        );
+    }
+}
