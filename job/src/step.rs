@@ -177,7 +177,7 @@ mod tests {
     fn without_a_pipeline_every_rank_has_all_units() {
         let flags = "--training.global_batch_size=64 --activation_checkpoint.mode=full";
         let step = step(flags, 2, 6, None).unwrap();
-        assert_eq!((step.stages.as_slice(), step.loss_rank()), ([0..8].as_slice(), 0));
+        assert_eq!((step.stages.len(), step.stages[0].clone(), step.loss_rank()), (1, 0..8, 0));
         let program = step.train(0);
         assert_eq!((program.microbatches, program.purpose), (4, Purpose::Train));
         check(&program, true).unwrap();
