@@ -116,6 +116,11 @@ impl Step {
         self.pipeline().map_or(0, |pipeline| pipeline.rank_of(stage))
     }
 
+    /// Of every stage, the rank of a pipeline that has it.
+    pub fn stage_ranks(&self) -> Vec<u32> {
+        (0..self.stages.len() as u32).map(|stage| self.rank_of(Stage(stage))).collect()
+    }
+
     /// The rank of a pipeline that has the loss.
     pub fn loss_rank(&self) -> u32 {
         self.rank_of(Stage(self.stages.len() as u32 - 1))

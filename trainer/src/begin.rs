@@ -7,7 +7,7 @@ use crate::shard::{Precision, Unit, rows_of};
 use convert::init::Generator;
 use tch::{Device, Tensor, no_grad};
 
-/// The units of a model on this rank, begun as its spec says. Every element is a function of seed, name and position: on
+/// These units of a model on this rank, begun as its spec says. Every element is a function of seed, name and position: on
 /// any mesh they are the same, and those of `titan-ckpt seed`.
 ///
 /// Errors: as [`Unit::new`]; what libtorch gives.
@@ -17,6 +17,7 @@ pub fn units(
     precision: Precision,
     device: Device,
     seed: u64,
+    numbers: impl IntoIterator<Item = u32>,
 ) -> Result<Vec<Unit>> {
     let spec = model.spec();
     let of_unit = |unit: &crate::model::UnitSpec| -> Result<Unit> {
@@ -37,5 +38,5 @@ pub fn units(
         }
         Ok(made)
     };
-    model.units().iter().map(of_unit).collect()
+    numbers.into_iter().map(|number| of_unit(&model.units()[number as usize])).collect()
 }

@@ -35,6 +35,7 @@ use crate::error::Result;
 use crate::ffi::rng::RngState;
 use crate::optimizer::Optimizer;
 use crate::shard::Unit;
+use convert::spec::Model;
 use dcp::model::{Fqn, TensorSpec};
 use dcp::plan::{Degrees, mesh_of};
 use dcp::save::{Source, State, StateTensor};
@@ -67,22 +68,30 @@ impl Progress {
     }
 }
 
+/// What of a run's state is tensors, on one rank.
+#[derive(Clone, Copy, Debug)]
+pub struct Tensors<'a> {
+    /// The whole model.
+    pub model: &'a Model,
+    /// What of it this rank has.
+    pub units: &'a [Unit],
+    /// Of these units.
+    pub optimizer: &'a Optimizer,
+    /// The mesh, and the rank in it.
+    pub degrees: Degrees,
+    /// See there.
+    pub rank: u32,
+}
+
 /// This rank's share of the state. Its memory is the live tensors': nothing may change them until the save has its copy.
 ///
 /// Errors: [`dcp::Error::Usage`] for too many ranks; what making a pickle gives.
-pub fn state(
-    units: &[Unit],
-    optimizer: &Optimizer,
-    degrees: Degrees,
-    rank: u32,
-    progress: &Progress,
-    content: Content,
-    hyper: &Hyper,
-) -> Result<State> {
+pub fn state(tensors: Tensors, progress: &Progress, content: Content, hyper: &Hyper) -> Result<State> {
+    let Tensors { units, optimizer, degrees, rank, .. } = tensors;
     let has_optimizer = content == Content::Full;
     let entries = entries(units, optimizer).filter(|entry| has_optimizer || entry.is_param);
     let tensors = entries.map(|entry| StateTensor {
-        placements: placements(degrees, &entry.shape),
+        placements: placements(degrees, rank, &entry.shape),
         fqn: Fqn::new(&*entry.fqn),
         local: (entry.local.numel() > 0)
             .then(|| Arc::new(LiveTensor::new(entry.local, content.dtype(entry.local))) as Arc<dyn Source>),

@@ -16,6 +16,8 @@ pub struct Groups {
     pub shard: Option<Arc<ProcessGroup>>,
     /// Ranks that hold the same shard.
     pub replicate: Option<Arc<ProcessGroup>>,
+    /// Ranks that have the other stages of a pipeline.
+    pub pp: Option<Arc<ProcessGroup>>,
 }
 
 impl Groups {
@@ -38,15 +40,16 @@ impl Groups {
             Ok(own.map(Arc::new))
         };
         let (shard, replicate) = (group(Group::Fsdp)?, group(Group::DpReplicate)?);
+        let pp = group(Group::Pp)?;
         let world = (dims.world() > 1).then(|| Arc::new(world));
-        Ok(Groups { world, shard, replicate })
+        Ok(Groups { world, shard, replicate, pp })
     }
 
     /// How long collectives from now on may take.
     ///
     /// Errors: what the groups give.
     pub fn set_timeout(&self, timeout: Duration) -> Result<()> {
-        [&self.world, &self.shard, &self.replicate]
+        [&self.world, &self.shard, &self.replicate, &self.pp]
             .into_iter()
             .flatten()
             .try_for_each(|group| group.set_timeout(timeout))
@@ -72,6 +75,13 @@ impl Groups {
             group.all_reduce(tensor, op)?.wait()?;
         }
         Ok(())
+    }
+
+    /// The sum over the ranks of a pipeline, in place: of a loss, which only one of them has.
+    ///
+    /// Errors: what the collective gives.
+    pub fn sum_over_pipeline(&self, tensor: &Tensor) -> Result<()> {
+        self.pp.as_ref().map_or(Ok(()), |group| group.all_reduce(tensor, ReduceOp::Sum)?.wait())
     }
 }
 

@@ -4,6 +4,7 @@ pub mod arguments;
 pub mod begin;
 pub mod checkpoint;
 pub mod coordinate;
+pub mod deferred;
 pub mod error;
 pub mod ffi;
 pub mod groups;

@@ -1,15 +1,20 @@
 //! Runs a step's program on libtorch.
 
+mod exchange;
+
+use crate::deferred::Products;
 use crate::error::{Error, Result};
 use crate::ffi::autograd::{backward, leaf, take_grad};
 use crate::ffi::dispatch::{Arg, Value, call};
 use crate::ffi::process_group::ReduceOp;
 use crate::ffi::rng::{self, RngState};
-use crate::groups::Groups;
+use crate::groups::{Groups, rank};
 use crate::model::{Model, Params};
 use crate::optimizer::{Optimizer, Settings};
 use crate::shard::Unit;
 use crate::tape::Tape;
+use exchange::{Exchange, Waiting};
+use job::pipeline::{Message, Payload, Stage};
 use job::program::{Instruction, Keep, Microbatch, Program, Purpose, check};
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -75,6 +80,10 @@ pub struct Runner<'a> {
     max_norm: f64,
     /// Names of modules whose matrix products are computed again wherever operations are.
     products_again: Vec<String>,
+    /// Of every unit of the model, its place among those of this rank.
+    places: Vec<Option<usize>>,
+    exchange: Exchange,
+    backward: Backward,
 }
 
 /// What a runner can do.
@@ -84,14 +93,55 @@ pub struct Programs {
     pub train: Program,
     /// The loss of other data; none where nobody wants it.
     pub evaluate: Option<Program>,
+    /// Of every stage, the rank of a pipeline that has it: one of one, where there is no pipeline.
+    pub stage_ranks: Vec<u32>,
+}
+
+/// How gradients of parameters come about in a program.
+#[derive(Clone, Copy, Debug)]
+struct Backward {
+    /// Whether some are computed after the gradient of the input.
+    is_in_parts: bool,
+    /// Whether those of several microbatches are added up before ranks sum them.
+    is_added_up: bool,
+}
+
+impl Backward {
+    fn of(program: &Program) -> Self {
+        let count =
+            |is_it: fn(&Instruction) -> bool| program.instructions.iter().filter(|it| is_it(it)).count();
+        let weights = count(|it| matches!(it, Instruction::Backward(..) | Instruction::BackwardWeight(..)));
+        Backward {
+            is_in_parts: count(|it| matches!(it, Instruction::BackwardWeight(..))) > 0,
+            is_added_up: weights > count(|it| matches!(it, Instruction::Reduce(_))),
+        }
+    }
 }
 
 /// What is kept of a forward pass.
 enum Kept {
-    Graph { input: Tensor, output: Tensor },
-    Operations { input: Tensor, output: Tensor, tape: Tape, random: RngState },
-    Input { input: Tensor, random: RngState },
+    Graph {
+        input: Tensor,
+        output: Tensor,
+        products: Option<Products>,
+    },
+    Operations {
+        input: Tensor,
+        output: Tensor,
+        products: Option<Products>,
+        tape: Tape,
+        random: RngState,
+    },
+    Input {
+        input: Tensor,
+        random: RngState,
+    },
+    /// Of a backward pass, for the gradients of parameters.
+    Products(Products),
 }
+
+/// Tensors by unit and microbatch.
+type Values = BTreeMap<(u32, u32), Waiting>;
 
 /// A step under way.
 struct Step {
@@ -101,10 +151,10 @@ struct Step {
     valid_tokens: u64,
     global_valid_tokens: u64,
     kept: BTreeMap<(u32, u32), Kept>,
-    /// Per microbatch, what the last unit gave on the way forward.
-    outputs: BTreeMap<u32, Tensor>,
-    /// And the gradient of it on the way back.
-    grads: BTreeMap<u32, Tensor>,
+    /// By unit and microbatch, what the unit takes, where it is not computed yet; of the loss, by the number of units.
+    inputs: Values,
+    /// The same, the gradient of what the unit gave.
+    grads: Values,
     loss: Option<Tensor>,
     grad_norm: Option<Tensor>,
     is_stopping: bool,
@@ -126,15 +176,46 @@ impl<'a> Runner<'a> {
         max_norm: f64,
     ) -> Result<Self> {
         let is_gathered = units.iter().any(Unit::is_gathered);
+        let (of_model, stages) = (model.units().len(), &programs.train.stages);
         for program in [Some(&programs.train), programs.evaluate.as_ref()].into_iter().flatten() {
-            if program.units as usize != units.len() {
-                let (found, expected) = (program.units, units.len());
-                return Err(Error::Usage(format!("a program of {found} units for a model of {expected}")));
+            if program.units as usize != of_model {
+                let found = program.units;
+                return Err(Error::Usage(format!("a program of {found} units for a model of {of_model}")));
+            }
+            if program.stages != *stages {
+                return Err(Error::Usage("steps and evaluations have other stages".to_owned()));
             }
             check(program, is_gathered)
                 .map_err(|fault| Error::Usage(format!("the step's program: {fault}")))?;
         }
-        Ok(Runner { model, groups, units, optimizer, programs, max_norm, products_again: Vec::new() })
+        let mut places = vec![None; of_model];
+        for (place, unit) in stages.iter().flat_map(|stage| stage.units.clone()).enumerate() {
+            places[unit as usize] = Some(place);
+        }
+        let expected = places.iter().flatten().count();
+        if expected != units.len() {
+            let found = units.len();
+            return Err(Error::Usage(format!("{found} units for stages that have {expected}")));
+        }
+        let device = units
+            .iter()
+            .flat_map(|unit| &unit.params)
+            .next()
+            .map_or(Device::Cpu, |param| param.shard.device());
+        let exchange = Exchange::new(groups.pp.clone(), programs.stage_ranks.clone(), device)?;
+        let (backward, products_again) = (Backward::of(&programs.train), Vec::new());
+        Ok(Runner {
+            model,
+            groups,
+            units,
+            optimizer,
+            programs,
+            max_norm,
+            products_again,
+            places,
+            exchange,
+            backward,
+        })
     }
 
     /// With names of modules whose matrix products, and others of their shapes in the same unit, are always computed again
@@ -176,7 +257,7 @@ impl<'a> Runner<'a> {
             valid_tokens: 0,
             global_valid_tokens: 0,
             kept: BTreeMap::new(),
-            outputs: BTreeMap::new(),
+            inputs: BTreeMap::new(),
             grads: BTreeMap::new(),
             loss: None,
             grad_norm: None,
@@ -191,6 +272,7 @@ impl<'a> Runner<'a> {
                 return Ok(None);
             }
         }
+        self.exchange.finish()?;
         let figure = |figure: Option<Tensor>| {
             figure.map_or_else(|| Ok(Tensor::f_zeros([0i64; 0], (Kind::Float, Device::Cpu))?), Ok::<_, Error>)
         };
@@ -217,16 +299,14 @@ impl<'a> Runner<'a> {
             Instruction::Recompute(unit, microbatch) => self.recompute(step, unit.0, microbatch),
             Instruction::Loss(microbatch) => {
                 let is_training = step.settings.is_some();
-                loss(step, microbatch, if is_training { Purpose::Train } else { Purpose::Evaluate })
+                let purpose = if is_training { Purpose::Train } else { Purpose::Evaluate };
+                loss(step, self.places.len() as u32, microbatch, purpose)
             }
             Instruction::Backward(unit, microbatch) => self.backward(step, unit.0, microbatch),
-            Instruction::BackwardInput(..)
-            | Instruction::BackwardWeight(..)
-            | Instruction::Send(_)
-            | Instruction::Recv(_) => Err(Error::Usage(format!(
-                "the step's program has `{instruction}`: pipelines are not built; set \
-                 parallelism.pipeline_parallel_degree to 1"
-            ))),
+            Instruction::BackwardInput(unit, microbatch) => self.backward_input(step, unit.0, microbatch),
+            Instruction::BackwardWeight(unit, microbatch) => self.backward_weight(step, unit.0, microbatch),
+            Instruction::Send(message) => self.send(step, message),
+            Instruction::Recv(message) => self.recv(step, message),
             Instruction::Reduce(unit) => self.unit(unit.0).reduce(),
             Instruction::FinishReduce(unit) => self.unit(unit.0).finish_reduce(),
             Instruction::ClipGrad => {
@@ -241,8 +321,14 @@ impl<'a> Runner<'a> {
         }
     }
 
+    /// Its place among those of this rank, which has it: the program was checked.
+    fn place(&self, unit: u32) -> usize {
+        self.places[unit as usize].expect("a checked program uses units of this rank alone")
+    }
+
     fn unit(&mut self, unit: u32) -> &mut Unit {
-        &mut self.units[unit as usize]
+        let place = self.place(unit);
+        &mut self.units[place]
     }
 
     fn load(&mut self, step: &mut Step, surroundings: &mut dyn Surroundings) -> Result<()> {
@@ -252,11 +338,14 @@ impl<'a> Runner<'a> {
             let valid = sequences.labels.f_ne(IGNORED)?.f_sum(Kind::Int64)?;
             count += i64::try_from(&valid)?;
         }
-        // What all ranks must know of this step before it begins, in one message.
+        // What all ranks must know of this step before it begins, in one message. Ranks of a pipeline have the same text.
         let (is_out_of_data, is_stopping) =
             (i64::from(batch.is_none()), i64::from(surroundings.is_stopping()));
-        let all = Tensor::f_from_slice(&[count, is_out_of_data, is_stopping])?;
-        self.groups.sum_over_data(&all)?;
+        let counted = if rank(&self.groups.pp) == 0 { count } else { 0 };
+        let all = Tensor::f_from_slice(&[counted, is_out_of_data, is_stopping])?;
+        if let Some(world) = &self.groups.world {
+            world.all_reduce(&all, ReduceOp::Sum)?.wait()?;
+        }
         let all = Vec::<i64>::try_from(&all)?;
         step.batch = batch.unwrap_or_default();
         (step.valid_tokens, step.global_valid_tokens) = (count as u64, all[0] as u64);
@@ -273,31 +362,34 @@ impl<'a> Runner<'a> {
         self.unit(unit).wait_gathered()?;
         let input = match unit {
             0 => step.batch[microbatch.0 as usize].inputs.shallow_clone(),
-            _ => leaf(&taken(&mut step.outputs, microbatch.0, "an output")?),
+            _ => leaf(&taken(&mut step.inputs, (unit, microbatch.0), "what a unit takes")?),
         };
+        let products = self.new_products();
+        let products = products.as_ref();
         let (output, kept) = match keep {
             Keep::Graph => {
-                let output = with_grad(|| self.compute(unit, &input, None))?;
-                (output.detach(), Some(Kept::Graph { input, output }))
+                let output = with_grad(|| self.compute(unit, &input, None, products))?;
+                (output.detach(), Some(Kept::Graph { input, output, products: products.cloned() }))
             }
-            Keep::Nothing => (no_grad(|| self.compute(unit, &input, None))?, None),
+            Keep::Nothing => (no_grad(|| self.compute(unit, &input, None, None))?, None),
             Keep::Operations => {
                 let (random, tape) = (rng::state(input.device())?, self.tape(unit));
-                let output = with_grad(|| self.compute(unit, &input, Some(&tape)))?;
-                let whole = self.units[unit as usize].whole().iter();
+                let output = with_grad(|| self.compute(unit, &input, Some(&tape), products))?;
+                let whole = self.units[self.place(unit)].whole().iter();
                 tape.give_up(&whole.chain([&input, &output]).collect::<Vec<_>>())?;
-                (output.detach(), Some(Kept::Operations { input, output, tape, random }))
+                let products = products.cloned();
+                (output.detach(), Some(Kept::Operations { input, output, products, tape, random }))
             }
             Keep::Input => {
                 let random = rng::state(input.device())?;
-                let output = no_grad(|| self.compute(unit, &input, None))?;
+                let output = no_grad(|| self.compute(unit, &input, None, None))?;
                 (output, Some(Kept::Input { input, random }))
             }
         };
         if let Some(kept) = kept {
             step.kept.insert((unit, microbatch.0), kept);
         }
-        step.outputs.insert(microbatch.0, output);
+        step.inputs.insert((unit + 1, microbatch.0), Waiting::here(output));
         Ok(())
     }
 
@@ -305,24 +397,80 @@ impl<'a> Runner<'a> {
         self.unit(unit).wait_gathered()?;
         let (input, random, recorded) = match step.kept.remove(&(unit, microbatch.0)) {
             Some(Kept::Input { input, random }) => (input, random, None),
-            Some(Kept::Operations { input, output, tape, random }) => (input, random, Some((output, tape))),
+            Some(Kept::Operations { input, output, products, tape, random }) => {
+                (input, random, Some((output, products, tape)))
+            }
             _ => return Err(missing("the input of a unit")),
         };
         let device = input.device();
         let now = rng::state(device)?;
         rng::set_state(device, &random)?;
         let output = match recorded {
-            None => with_grad(|| self.compute(unit, &input, None)),
-            Some((output, tape)) => no_grad(|| self.compute(unit, &input, Some(&tape))).map(|_| output),
+            None => {
+                let products = self.new_products();
+                with_grad(|| self.compute(unit, &input, None, products.as_ref()))
+                    .map(|output| (output, products))
+            }
+            Some((output, products, tape)) => {
+                no_grad(|| self.compute(unit, &input, Some(&tape), None)).map(|_| (output, products))
+            }
         };
         rng::set_state(device, &now)?;
-        step.kept.insert((unit, microbatch.0), Kept::Graph { input, output: output? });
+        let (output, products) = output?;
+        step.kept.insert((unit, microbatch.0), Kept::Graph { input, output, products });
         Ok(())
     }
 
-    fn compute(&self, unit: u32, input: &Tensor, tape: Option<&Tape>) -> Result<Tensor> {
-        let params = &self.units[unit as usize];
-        let params = Params::new(&params.names, params.whole()).on_tape(tape);
+    fn send(&mut self, step: &mut Step, message: Message) -> Result<()> {
+        let (of, unit) = self.end_of(step, message, message.from)?;
+        let tensor = taken(of, (unit, message.microbatch.0), "what is to be sent")?;
+        self.exchange.send(message, tensor)
+    }
+
+    fn recv(&mut self, step: &mut Step, message: Message) -> Result<()> {
+        let tokens = step.batch[message.microbatch.0 as usize].inputs.size();
+        let kind = self.units.first().ok_or_else(|| missing("a unit"))?.param_kind();
+        let waiting = self.exchange.recv(message, &self.model.between(&tokens), kind)?;
+        let (of, unit) = self.end_of(step, message, message.to)?;
+        of.insert((unit, message.microbatch.0), waiting);
+        Ok(())
+    }
+
+    /// Where what a message brings is kept at one of its ends, and under which unit.
+    fn end_of<'s>(
+        &self,
+        step: &'s mut Step,
+        message: Message,
+        stage: Stage,
+    ) -> Result<(&'s mut Values, u32)> {
+        let found = self.programs.train.stages.iter().find(|of_rank| of_rank.stage == stage);
+        let units = &found.ok_or_else(|| missing("a stage"))?.units;
+        // Between two units, what the one after takes is what the one before gives.
+        let after = if (stage == message.from) == (message.payload == Payload::Activation) {
+            units.end
+        } else {
+            units.start
+        };
+        Ok(match message.payload {
+            Payload::Activation => (&mut step.inputs, after),
+            Payload::Gradient => (&mut step.grads, after - 1),
+        })
+    }
+
+    /// Where products of weights are put off to, where they may have to be.
+    fn new_products(&self) -> Option<Products> {
+        self.backward.is_in_parts.then(Products::default)
+    }
+
+    fn compute(
+        &self,
+        unit: u32,
+        input: &Tensor,
+        tape: Option<&Tape>,
+        products: Option<&Products>,
+    ) -> Result<Tensor> {
+        let params = &self.units[self.place(unit)];
+        let params = Params::new(&params.names, params.whole()).on_tape(tape).put_off(products);
         self.model.forward(unit as usize, &params, input)
     }
 
@@ -331,22 +479,61 @@ impl<'a> Runner<'a> {
             let module = fqn.strip_suffix(".weight").unwrap_or(fqn);
             self.products_again.iter().any(|name| module.contains(name))
         };
-        let params = self.units[unit as usize].params.iter();
+        let params = self.units[self.place(unit)].params.iter();
         Tape::new(params.filter(|param| is_again(&param.fqn)).map(|param| param.shape.clone()).collect())
     }
 
     fn backward(&mut self, step: &mut Step, unit: u32, microbatch: Microbatch) -> Result<()> {
+        if let Some(products) = self.backward_to_input(step, unit, microbatch)? {
+            products.add_to_grads()?;
+        }
+        self.set_grads_aside(unit)
+    }
+
+    fn backward_input(&mut self, step: &mut Step, unit: u32, microbatch: Microbatch) -> Result<()> {
+        // Tokens have no gradient. What there is to compute is computed with the parameters'.
+        if unit > 0 {
+            let products = self.backward_to_input(step, unit, microbatch)?;
+            let products = products.ok_or_else(|| missing("what products of weights are put off to"))?;
+            step.kept.insert((unit, microbatch.0), Kept::Products(products));
+        }
+        Ok(())
+    }
+
+    fn backward_weight(&mut self, step: &mut Step, unit: u32, microbatch: Microbatch) -> Result<()> {
+        if unit == 0 {
+            return self.backward(step, unit, microbatch);
+        }
+        let Some(Kept::Products(products)) = step.kept.remove(&(unit, microbatch.0)) else {
+            return Err(missing("what a unit's backward pass put off"));
+        };
+        products.add_to_grads()?;
+        self.set_grads_aside(unit)
+    }
+
+    /// Goes back through a unit, to the gradient of its input; gives what was put off on the way.
+    fn backward_to_input(
+        &mut self,
+        step: &mut Step,
+        unit: u32,
+        microbatch: Microbatch,
+    ) -> Result<Option<Products>> {
         self.unit(unit).wait_gathered()?;
-        let Some(Kept::Graph { input, output }) = step.kept.remove(&(unit, microbatch.0)) else {
+        let Some(Kept::Graph { input, output, products }) = step.kept.remove(&(unit, microbatch.0)) else {
             return Err(missing("what a unit's forward pass saved"));
         };
-        let grad = taken(&mut step.grads, microbatch.0, "the gradient of an output")?;
+        let grad = taken(&mut step.grads, (unit, microbatch.0), "the gradient of an output")?;
         backward(&[&output], &[Some(&grad)], false)?;
         if unit > 0 {
             let grad = take_grad(&input)?.ok_or_else(|| missing("the gradient of an input"))?;
-            step.grads.insert(microbatch.0, grad);
+            step.grads.insert((unit - 1, microbatch.0), Waiting::here(grad));
         }
-        Ok(())
+        Ok(products)
+    }
+
+    /// Where gradients of several microbatches are added up before ranks sum them, they are in the type that ranks sum in.
+    fn set_grads_aside(&mut self, unit: u32) -> Result<()> {
+        if self.backward.is_added_up { self.unit(unit).set_grads_aside() } else { Ok(()) }
     }
 
     /// Scales the gradients so that their norm is at most what is allowed; gives what it was
@@ -365,8 +552,8 @@ impl<'a> Runner<'a> {
                 let own = Tensor::f_stack(&norms, 0)?;
                 squares = own.f_mul(&own)?.f_sum(Kind::Float)?;
             }
-            if let Some(shard) = &self.groups.shard {
-                shard.all_reduce(&squares, ReduceOp::Sum)?.wait()?;
+            for group in [&self.groups.shard, &self.groups.pp].into_iter().flatten() {
+                group.all_reduce(&squares, ReduceOp::Sum)?.wait()?;
             }
             let norm = squares.f_sqrt()?;
             let scale = norm.f_add_scalar(1e-6)?.f_reciprocal()?.f_mul_scalar(self.max_norm)?;
@@ -385,7 +572,7 @@ impl<'a> Runner<'a> {
 }
 
 /// The loss of a microbatch, and in training the gradient of what the last unit gave.
-fn loss(step: &mut Step, microbatch: Microbatch, purpose: Purpose) -> Result<()> {
+fn loss(step: &mut Step, units: u32, microbatch: Microbatch, purpose: Purpose) -> Result<()> {
     let labels = &step.batch[microbatch.0 as usize].labels;
     let tokens = step.global_valid_tokens as f64;
     let of = |logits: &Tensor| -> Result<Tensor> {
@@ -394,7 +581,7 @@ fn loss(step: &mut Step, microbatch: Microbatch, purpose: Purpose) -> Result<()>
         let sum = flat.f_cross_entropy_loss(&labels, None::<&Tensor>, Reduction::Sum, IGNORED, 0.0)?;
         Ok(sum.f_div_scalar(tokens)?)
     };
-    let logits = taken(&mut step.outputs, microbatch.0, "logits")?;
+    let logits = taken(&mut step.inputs, (units, microbatch.0), "logits")?;
     let loss = match purpose {
         Purpose::Evaluate => no_grad(|| of(&logits))?,
         Purpose::Train => {
@@ -402,7 +589,7 @@ fn loss(step: &mut Step, microbatch: Microbatch, purpose: Purpose) -> Result<()>
             let loss = with_grad(|| of(&logits))?;
             backward(&[&loss], &[None], false)?;
             let grad = take_grad(&logits)?.ok_or_else(|| missing("the gradient of the logits"))?;
-            step.grads.insert(microbatch.0, grad);
+            step.grads.insert((units - 1, microbatch.0), Waiting::here(grad));
             loss.detach()
         }
     };
@@ -413,8 +600,8 @@ fn loss(step: &mut Step, microbatch: Microbatch, purpose: Purpose) -> Result<()>
     Ok(())
 }
 
-fn taken(of: &mut BTreeMap<u32, Tensor>, microbatch: u32, what: &str) -> Result<Tensor> {
-    of.remove(&microbatch).ok_or_else(|| missing(what))
+fn taken(of: &mut Values, at: (u32, u32), what: &str) -> Result<Tensor> {
+    of.remove(&at).ok_or_else(|| missing(what))?.wait()
 }
 
 /// A program that was checked does not come here.

@@ -62,6 +62,8 @@ pub struct Unit {
     /// Elements of the flat tensor of one rank.
     flat_len: i64,
     gathering: Option<Gathering>,
+    /// Gradients of whole parameters that were set aside, in the type that ranks sum in.
+    aside: Vec<Option<Tensor>>,
     reducing: Option<Reducing>,
 }
 
@@ -104,6 +106,7 @@ impl Unit {
             replicate_group: groups.replicate.clone(),
             flat_len: 0,
             gathering: None,
+            aside: Vec::new(),
             reducing: None,
         };
         for (fqn, name, shape) in params {
@@ -119,6 +122,7 @@ impl Unit {
             unit.names.push(name);
             unit.params.push(param);
         }
+        unit.aside.resize_with(unit.params.len(), || None);
         unit.whole = unit.params.iter().map(|param| unit.new_whole(param)).collect::<Result<_>>()?;
         Ok(unit)
     }
@@ -131,6 +135,11 @@ impl Unit {
     /// The parameters to compute with, in the order of [`Unit::names`].
     pub fn whole(&self) -> &[Tensor] {
         &self.whole
+    }
+
+    /// The type of what is computed with.
+    pub fn param_kind(&self) -> Kind {
+        self.precision.param
     }
 
     fn new_whole(&self, param: &Param) -> Result<Tensor> {
@@ -203,11 +212,39 @@ impl Unit {
         self.whole.iter().try_for_each(free_storage)
     }
 
+    /// Keeps the gradients of the whole parameters for a later sum over ranks, in its type.
+    ///
+    /// Errors: what libtorch gives.
+    pub fn set_grads_aside(&mut self) -> Result<()> {
+        if self.precision.reduce == self.precision.param {
+            return Ok(()); // They add up where they are.
+        }
+        no_grad(|| {
+            for (whole, aside) in self.whole.iter().zip(&mut self.aside) {
+                let Some(grad) = take_grad(whole)? else { continue };
+                match aside {
+                    Some(aside) => drop(aside.f_add_(&grad)?),
+                    None => *aside = Some(grad.f_to_kind(self.precision.reduce)?),
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Takes the gradients of the whole parameters.
+    fn take_grads(&mut self) -> Result<Vec<Option<Tensor>>> {
+        let of = |(aside, whole): (&mut Option<Tensor>, &Tensor)| match aside.take() {
+            Some(grad) => Ok(Some(grad)),
+            None => take_grad(whole),
+        };
+        self.aside.iter_mut().zip(&self.whole).map(of).collect()
+    }
+
     /// Begins to sum the gradients of the whole parameters over all ranks with other data.
     ///
     /// Errors: what the collectives give.
     pub fn reduce(&mut self) -> Result<()> {
-        let grads = self.whole.iter().map(take_grad).collect::<Result<Vec<_>>>()?;
+        let grads = self.take_grads()?;
         let reducing = no_grad(|| match (&self.shard_group, &self.replicate_group) {
             (None, None) => {
                 for (param, grad) in self.params.iter_mut().zip(grads) {

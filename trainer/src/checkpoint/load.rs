@@ -5,18 +5,17 @@ use super::memory::{dtype_of, failed, fill};
 use super::names::{
     DATA, DATALOADER, Entry, LR_SCHEDULER, OPTIMIZER, RNG, TRAIN_STATE, entries, is_of_model, placements,
 };
-use super::{Parts, Stored};
+use super::{Parts, Stored, Tensors};
 use crate::error::{Error, Result};
 use crate::ffi::rng::RngState;
-use crate::optimizer::Optimizer;
-use crate::shard::Unit;
 use data::MapPlace;
 use dcp::coordinate::Coordinator;
 use dcp::copy::CopyOptions;
 use dcp::format::Reader;
 use dcp::load::{Memory, Origin, Request, RequestTensor};
 use dcp::model::{Fqn, TensorSpec, Value};
-use dcp::plan::{Degrees, mesh_of};
+use dcp::plan::mesh_of;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// What a run goes on with.
@@ -100,13 +99,12 @@ pub fn load(
     origin: &Origin,
     coordinator: &dyn Coordinator,
     tag: &str,
-    units: &[Unit],
-    optimizer: &Optimizer,
-    degrees: Degrees,
+    state: Tensors,
     parts: Parts,
 ) -> Result<Resumed> {
+    let Tensors { units, optimizer, .. } = state;
     let entries = entries(units, optimizer).filter(|entry| parts.optimizer || entry.is_param).collect();
-    let mut live = Live { entries, degrees, parts };
+    let mut live = Live { entries, state, parts };
     let loaded = dcp::load::load(origin, coordinator, tag, &mut live, CopyOptions::default())?;
     let reader = &*loaded.reader;
     let mut notes = Vec::new();
@@ -139,7 +137,7 @@ pub fn load(
 /// The live state, as a load fills it.
 struct Live<'a> {
     entries: Vec<Entry<'a>>,
-    degrees: Degrees,
+    state: Tensors<'a>,
     parts: Parts,
 }
 
@@ -149,10 +147,10 @@ impl Memory for Live<'_> {
         let tensor = |entry: &Entry| RequestTensor {
             fqn: Fqn::new(&*entry.fqn),
             spec: TensorSpec::new(dtype_of(entry.local), entry.shape.clone()),
-            placements: placements(self.degrees, &entry.shape),
+            placements: placements(self.state.degrees, self.state.rank, &entry.shape),
         };
         let tensors = self.entries.iter().map(tensor).collect();
-        Ok(Request { mesh: Some(Arc::new(mesh_of(self.degrees)?)), tensors })
+        Ok(Request { mesh: Some(Arc::new(mesh_of(self.state.degrees)?)), tensors })
     }
 
     fn take(&mut self, tensor: usize, bytes: &[u8]) -> dcp::Result<()> {
@@ -166,9 +164,10 @@ impl Live<'_> {
         let usage = |message: String| Err(dcp::Error::Usage(message));
         let (place, tensors) = (reader.place().display(), &reader.catalog().tensors);
         let is_missing = |entry: &&Entry| !tensors.contains_key(entry.fqn.as_str());
-        let params = || self.entries.iter().filter(|entry| entry.is_param);
-        let missing: Vec<&str> = params().filter(is_missing).map(|entry| entry.fqn.as_str()).collect();
-        let own: std::collections::HashSet<&str> = params().map(|entry| entry.fqn.as_str()).collect();
+        // Of all stages of a pipeline: all ranks say the same.
+        let own: HashSet<&str> = self.state.model.params.iter().map(|param| param.fqn.as_str()).collect();
+        let params = self.state.model.params.iter().map(|param| param.fqn.as_str());
+        let missing: Vec<&str> = params.filter(|fqn| !tensors.contains_key(*fqn)).collect();
         let stored = tensors.keys().map(Fqn::as_str).filter(|fqn| is_of_model(fqn));
         let extra: Vec<&str> = stored.filter(|fqn| !own.contains(fqn)).collect();
         if !missing.is_empty() || !extra.is_empty() {

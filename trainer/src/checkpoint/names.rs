@@ -54,8 +54,15 @@ pub(super) fn entries<'a>(
     })
 }
 
-pub(super) fn placements(degrees: Degrees, shape: &[u64]) -> Vec<Placement> {
-    place(degrees, shape.len(), 0, Revealed::NoTp).to_vec()
+/// Of a rank's tensor.
+pub(super) fn placements(degrees: Degrees, rank: u32, shape: &[u64]) -> Vec<Placement> {
+    place(degrees, shape.len(), rank / stage_ranks(degrees), Revealed::NoTp).to_vec()
+}
+
+/// Ranks that have the same stages of a pipeline.
+pub(super) fn stage_ranks(degrees: Degrees) -> u32 {
+    let Degrees { dp_replicate, dp_shard, cp, tp, .. } = degrees;
+    dp_replicate * dp_shard * cp * tp
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What a rank saves that is no tensor.
 
-use super::names::{DATA, DATALOADER, LR_SCHEDULER, OPTIMIZER, RNG, TRAIN_STATE};
+use super::names::{DATA, DATALOADER, LR_SCHEDULER, OPTIMIZER, RNG, TRAIN_STATE, stage_ranks};
 use super::{Hyper, Progress};
 use crate::error::Result;
 use dcp::model::{Fqn, PathPart, Value};
@@ -24,7 +24,8 @@ pub(super) fn of_model(progress: &Progress) -> Vec<StateValue> {
     vec![value(TRAIN_STATE, "step", int(progress.step))]
 }
 
-/// Of a full checkpoint. What is the same on all ranks rank 0 gives.
+/// Of a full checkpoint. What is the same on all ranks rank 0 gives, what is the same on all ranks of a pipeline's stage the
+/// first of them.
 pub(super) fn full<'a>(
     fqns: impl Iterator<Item = &'a str>,
     degrees: Degrees,
@@ -36,6 +37,15 @@ pub(super) fn full<'a>(
     let data = progress.data.iter().map(|data| value(DATA, &own, Value::Str(data.clone())));
     let mut values: Vec<StateValue> = data.collect();
     values.push(value(RNG, &own, Value::Bytes(progress.rng.as_bytes().to_vec())));
+    if rank.is_multiple_of(stage_ranks(degrees)) {
+        let group = hyper.param_group(progress.schedule_step);
+        for fqn in fqns {
+            let of_param = |(key, stored): &(&str, Value)| {
+                value(OPTIMIZER, &format!("param_groups.{fqn}.{key}"), stored.clone())
+            };
+            values.extend(group.iter().map(of_param));
+        }
+    }
     if rank > 0 {
         return Ok(values);
     }
@@ -46,13 +56,6 @@ pub(super) fn full<'a>(
     values.push(value(TRAIN_STATE, "tokens_seen", int(tokens_seen)));
     for (key, stored) in hyper.lr_scheduler(schedule_step) {
         values.push(value(LR_SCHEDULER, key, stored));
-    }
-    let group = hyper.param_group(schedule_step);
-    for fqn in fqns {
-        let of_param = |(key, stored): &(&str, Value)| {
-            value(OPTIMIZER, &format!("param_groups.{fqn}.{key}"), stored.clone())
-        };
-        values.extend(group.iter().map(of_param));
     }
     // TorchTitan wants one for each data-parallel rank or none, and only that of a single rank can be told.
     if let Some(dataloader) = progress.dataloader.as_ref().filter(|_| data_ranks == 1) {

@@ -14,6 +14,7 @@ pub struct Llama3 {
     spec: spec::Model,
     units: Vec<UnitSpec>,
     layers: usize,
+    dim: i64,
     heads: i64,
     kv_heads: i64,
     head_dim: i64,
@@ -59,10 +60,11 @@ impl Llama3 {
         let rope = Rope { theta: number(spec.config.get("rope_theta"), "rope_theta")?, scaling };
         let (heads, kv_heads) = (size("num_attention_heads")?, size("num_key_value_heads")?);
         let (head_dim, layers) = (size("head_dim")?, size("num_hidden_layers")? as usize);
+        let dim = size("hidden_size")?;
         let norm_eps = number(spec.config.get("rms_norm_eps"), "rms_norm_eps")?;
         let rope = rope.table(head_dim, positions, device)?;
         let units = units_of_stack(&spec, layers)?;
-        Ok(Llama3 { spec, units, layers, heads, kv_heads, head_dim, norm_eps, rope })
+        Ok(Llama3 { spec, units, layers, dim, heads, kv_heads, head_dim, norm_eps, rope })
     }
 
     fn norm(&self, input: &Tensor, weight: &Tensor) -> Result<Tensor> {
@@ -130,6 +132,10 @@ impl Model for Llama3 {
         1..self.layers + 1
     }
 
+    fn between(&self, tokens: &[i64]) -> Vec<i64> {
+        [tokens, &[self.dim]].concat()
+    }
+
     fn forward(&self, unit: usize, params: &Params, input: &Tensor) -> Result<Tensor> {
         if unit == 0 {
             let weight = params.get("tok_embeddings.weight")?;
@@ -139,6 +145,6 @@ impl Model for Llama3 {
             return self.block(params, input);
         }
         let normed = self.norm(input, params.get("norm.weight")?)?;
-        Ok(normed.f_linear(params.get("output.weight")?, None::<&Tensor>)?)
+        params.product("output.weight", &normed)
     }
 }

@@ -6,6 +6,7 @@ mod rope;
 
 pub use llama3::Llama3;
 
+use crate::deferred::Products;
 use crate::error::{Error, Result};
 use crate::tape::Tape;
 use convert::spec;
@@ -30,6 +31,9 @@ pub trait Model {
 
     /// The units whose activations may be computed again: the blocks.
     fn blocks(&self) -> std::ops::Range<usize>;
+
+    /// The shape of what goes from unit to unit, for tokens of a shape.
+    fn between(&self, tokens: &[i64]) -> Vec<i64>;
 
     /// The forward pass of a unit. The first takes tokens, int64 `[batch, sequence]`; the last gives logits
     /// `[batch, sequence, vocabulary]`. What of it may be computed again on its own goes through [`Params::product`],
@@ -68,12 +72,13 @@ pub struct Params<'a> {
     names: &'a [String],
     tensors: &'a [Tensor],
     tape: Option<&'a Tape>,
+    products: Option<&'a Products>,
 }
 
 impl<'a> Params<'a> {
     /// `names` without the unit's prefix, and a tensor for each.
     pub fn new(names: &'a [String], tensors: &'a [Tensor]) -> Self {
-        Params { names, tensors, tape: None }
+        Params { names, tensors, tape: None, products: None }
     }
 
     /// With what the outputs of operations are kept in.
@@ -81,15 +86,27 @@ impl<'a> Params<'a> {
         Params { tape, ..self }
     }
 
+    /// With where products of weights put off the weights' gradients to.
+    pub fn put_off(self, products: Option<&'a Products>) -> Self {
+        Params { products, ..self }
+    }
+
     /// The matrix product of an input `[.., in]` and a weight `[out, in]`.
     ///
     /// Errors: as of [`Params::get`]; what libtorch gives.
     pub fn product(&self, name: &str, input: &Tensor) -> Result<Tensor> {
         let weight = self.get(name)?;
-        let compute = || Ok(input.f_linear(weight, None::<&Tensor>)?);
+        let compute = || self.linear(weight, input);
         match self.tape {
             Some(tape) => tape.product(weight, compute),
             None => compute(),
+        }
+    }
+
+    fn linear(&self, weight: &Tensor, input: &Tensor) -> Result<Tensor> {
+        match self.products {
+            Some(products) => products.product(weight, input),
+            None => Ok(input.f_linear(weight, None::<&Tensor>)?),
         }
     }
 

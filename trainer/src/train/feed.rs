@@ -24,8 +24,11 @@ pub(super) struct Feed {
     pub(super) trace: Option<Trace>,
     /// TorchTitan's way to say where the data stands, where it is wanted and can.
     places: Option<MapPlaces>,
+    /// Whether no other rank with this text says where it stands.
+    is_telling: bool,
     local_batch_size: u64,
-    turns: i64,
+    /// Of a step.
+    microbatches: i64,
     seq_len: i64,
     device: Device,
     /// Waited for text, since somebody asked.
@@ -48,8 +51,9 @@ impl Feed {
             saving: None,
             trace,
             places,
-            local_batch_size: setup.batch.local,
-            turns: setup.batch.accumulation_steps as i64,
+            is_telling: setup.is_first_of_text(),
+            local_batch_size: setup.step.batch.local,
+            microbatches: (setup.step.batch.accumulation_steps * setup.step.batch.microbatches) as i64,
             seq_len: setup.seq_len,
             device: setup.device,
             data_loading: Duration::ZERO,
@@ -62,7 +66,7 @@ impl Feed {
     /// Errors: what reading the documents of a step once more gives, which TorchTitan's way to say it needs.
     pub(super) fn tell_place(&mut self, progress: &mut Progress) -> Result<()> {
         let state = self.loader.state();
-        progress.data = vec![state.to_json()?];
+        progress.data = if self.is_telling { vec![state.to_json()?] } else { Vec::new() };
         progress.rng = rng::state(self.device)?;
         progress.dataloader = match &mut self.places {
             Some(places) => Some(Dataloader {
@@ -86,16 +90,21 @@ impl Feed {
     }
 }
 
-/// A rank's part of a step, cut into turns.
+/// A rank's part of a step, cut into microbatches.
 ///
 /// Errors: what libtorch gives.
-pub(super) fn sequences(step: &Step, turns: i64, seq_len: i64, device: Device) -> Result<Vec<Sequences>> {
+pub(super) fn sequences(
+    step: &Step,
+    microbatches: i64,
+    seq_len: i64,
+    device: Device,
+) -> Result<Vec<Sequences>> {
     let tensor = |tokens: &[i64]| -> Result<Tensor> {
-        Ok(Tensor::f_from_slice(tokens)?.f_view([turns, -1, seq_len])?.f_to_device(device)?)
+        Ok(Tensor::f_from_slice(tokens)?.f_view([microbatches, -1, seq_len])?.f_to_device(device)?)
     };
     let (inputs, labels) = (tensor(&step.inputs)?, tensor(&step.labels)?);
-    (0..turns)
-        .map(|turn| Ok(Sequences { inputs: inputs.f_get(turn)?, labels: labels.f_get(turn)? }))
+    (0..microbatches)
+        .map(|place| Ok(Sequences { inputs: inputs.f_get(place)?, labels: labels.f_get(place)? }))
         .collect()
 }
 
@@ -125,7 +134,7 @@ impl Surroundings for Feed {
         if tracing::enabled!(tracing::Level::DEBUG) {
             debug!("sequences from {}: {}", step.position, checksums(&step, self.seq_len as usize).join(" "));
         }
-        sequences(&step, self.turns, self.seq_len, self.device).map(Some)
+        sequences(&step, self.microbatches, self.seq_len, self.device).map(Some)
     }
 
     fn is_stopping(&self) -> bool {

@@ -69,7 +69,7 @@ impl<'a> Figures<'a> {
             config: &config.metrics,
             dump_folder: Path::new(&config.job.dump_folder),
             rank: session.member.rank,
-            metrics_rank: setup.dims.metrics_rank(false),
+            metrics_rank: setup.dims.metrics_rank(setup.step.loss_rank() == 0),
             log_ranks: &log.ranks,
             is_coloured: log.is_coloured,
             screen: log.screen.clone(),
@@ -79,7 +79,7 @@ impl<'a> Figures<'a> {
             started: started(session)?,
         };
         let metrics = session.together("metrics", Metrics::new(&options))?;
-        let step_tokens = setup.batch.global * config.training.seq_len;
+        let step_tokens = setup.step.batch.global * config.training.seq_len;
         Ok(Figures {
             groups,
             device: setup.device,
@@ -87,7 +87,7 @@ impl<'a> Figures<'a> {
             log_freq: config.metrics.log_freq,
             step_tokens,
             rank_tokens: step_tokens / u64::from(setup.dims.batch()),
-            turns: setup.batch.accumulation_steps,
+            turns: setup.step.batch.accumulation_steps,
             non_data_parallel: costs.non_data_parallel,
             tokens_seen,
             since: Instant::now(),
@@ -161,7 +161,9 @@ impl<'a> Figures<'a> {
 
     /// The loss over all tokens, and the largest of a rank over its own.
     fn losses(&self, report: &StepReport) -> Result<(f64, f64)> {
-        let own = number(&report.loss)?;
+        let own = Tensor::from(number(&report.loss)?);
+        self.groups.sum_over_pipeline(&own)?;
+        let own = number(&own)?;
         let share = report.global_valid_tokens as f64 / report.valid_tokens.max(1) as f64;
         let (sum, most) = (Tensor::from(own), Tensor::from(own * share));
         self.groups.sum_over_data(&sum)?;

@@ -7,7 +7,7 @@ mod start;
 use super::feed::Feed;
 use super::place;
 use super::setup::Setup;
-use crate::checkpoint::{self, Content, Hyper, Progress, Resumed};
+use crate::checkpoint::{self, Content, Hyper, Progress, Resumed, Tensors};
 use crate::error::{Error, Result};
 use crate::run::Runner;
 use crate::session::Session;
@@ -123,6 +123,12 @@ impl Saves {
         }
     }
 
+    /// What is saved and loaded.
+    fn tensors<'a>(&'a self, runner: &'a Runner) -> Tensors<'a> {
+        let (Runner { units, optimizer, .. }, degrees, rank) = (runner, self.degrees, self.rank);
+        Tensors { model: &self.model, units, optimizer, degrees, rank }
+    }
+
     /// Whether anything is saved.
     pub(super) fn is_saving(&self) -> bool {
         self.saver.is_some()
@@ -137,19 +143,21 @@ impl Saves {
     ///
     /// Errors: what saving gives.
     pub(super) fn save_seed(&mut self, runner: &Runner) -> Result<()> {
-        let Some(saver) = &mut self.saver else { return Ok(()) };
-        let Runner { units, optimizer, .. } = runner;
         let content = Content::Model { dtype: self.config.export_dtype.dtype() };
         let progress = Progress::of(0, 0);
-        let state =
-            checkpoint::state(units, optimizer, self.degrees, self.rank, &progress, content, &self.hyper)?;
         let due =
             Due { content: saving::Content::Model, is_last: true, is_exported: self.config.last_save_in_hf };
-        let saving = saver.save(0, state)?;
+        let Some(saving) = self.begin(runner, &progress, content)? else { return Ok(()) };
         self.current = Some(Current { step: 0, due, saving, begun: Instant::now() });
         self.finish()?;
         info!("Created seed checkpoint");
         Ok(())
+    }
+
+    /// Begins a save, where anything is saved.
+    fn begin(&mut self, runner: &Runner, progress: &Progress, content: Content) -> Result<Option<Saving>> {
+        let state = checkpoint::state(self.tensors(runner), progress, content, &self.hyper)?;
+        Ok(self.saver.as_mut().map(|saver| saver.save(progress.step, state)).transpose()?)
     }
 
     /// What rank 0 decides.
@@ -238,16 +246,12 @@ impl Saves {
         let (begun, step) = (Instant::now(), progress.step);
         // One save at a time.
         self.wait()?;
-        let Some(saver) = &mut self.saver else { return Ok(()) };
         feed.tell_place(&mut progress)?;
         let content = match due.content {
             saving::Content::Full => Content::Full,
             saving::Content::Model => Content::Model { dtype: self.config.export_dtype.dtype() },
         };
-        let Runner { units, optimizer, .. } = runner;
-        let state =
-            checkpoint::state(units, optimizer, self.degrees, self.rank, &progress, content, &self.hyper)?;
-        let saving = saver.save(step, state)?;
+        let Some(saving) = self.begin(runner, &progress, content)? else { return Ok(()) };
         self.current = Some(Current { step, due, saving: saving.clone(), begun });
         match (due.is_last, self.config.async_mode) {
             (true, _) | (_, AsyncMode::Disabled) => self.wait()?,

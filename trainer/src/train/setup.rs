@@ -11,15 +11,13 @@ use crate::model::{self, Model};
 use crate::optimizer::{Optimizer, Rule};
 use crate::run::{Programs, Runner};
 use crate::session::Session;
-use crate::shard::{Precision, Unit};
+use crate::shard::Precision;
 use data::{Corpus, DataOptions, Dataset, Loader, State, Tokenizer};
 use job::batch::Batch;
-use job::config::{
-    AcMode, Config, Dataloader, OptimizerName, ParamDtype, ReduceDtype, ReshardPolicy, SelectiveOption,
-};
+use job::config::{Config, Dataloader, OptimizerName, ParamDtype, ReduceDtype};
 use job::flops;
 use job::mesh::{Group, ParallelDims};
-use job::program::{Plan, Recompute, Reduction, Reshard, UnitPlan, build, build_evaluation};
+use job::step::Step;
 use std::path::Path;
 use std::sync::Arc;
 use tch::{Device, Kind};
@@ -28,7 +26,8 @@ use tracing::{info, warn};
 /// What a run is made of.
 pub(super) struct Setup {
     pub(super) dims: ParallelDims,
-    pub(super) batch: Batch,
+    /// What all ranks do in a step.
+    pub(super) step: Step,
     /// Settings of the optimizer.
     pub(super) hyper: Hyper,
     pub(super) model: Box<dyn Model>,
@@ -51,15 +50,6 @@ impl Setup {
         let dims = ParallelDims::new(&config.parallelism, ranks).map_err(|errors| {
             Error::Usage(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
         })?;
-        let batch = Batch::new(config, &dims).map_err(|error| Error::Usage(error.to_string()))?;
-        for (name, degree) in [("tensor", dims.tp), ("pipeline", dims.pp), ("context", dims.cp)] {
-            if degree > 1 {
-                return Err(Error::Usage(format!(
-                    "parallelism.{name}_parallel_degree = {degree}: this version trains with data parallelism only; set it \
-                     to 1"
-                )));
-            }
-        }
         if config.training.threads > 0 {
             rng::set_threads(u32::try_from(config.training.threads).unwrap_or(u32::MAX))?;
         }
@@ -68,6 +58,17 @@ impl Setup {
         rng::manual_seed(seed)?;
         let seq_len = longest(config);
         let model = model::build(config.model()?, seq_len, session.device)?;
+        for (name, degree) in [("tensor", dims.tp), ("context", dims.cp)] {
+            if degree > 1 {
+                return Err(Error::Usage(format!(
+                    "parallelism.{name}_parallel_degree = {degree}: this version trains with data and pipeline parallelism \
+                     only; set it to 1"
+                )));
+            }
+        }
+        let csv = schedule_text(config)?;
+        let step = Step::new(config, &dims, model.blocks().len() as u32, csv.as_deref());
+        let step = step.map_err(|error| Error::Usage(error.to_string()))?;
         let training = &config.training;
         let corpus = corpus(&training.dataset, training.dataset_path.as_deref(), TRAINING)?;
         let tokenizer = place::open(&config.model.hf_assets_path)
@@ -76,7 +77,7 @@ impl Setup {
         fits(&tokenizer, &*model, &config.model.hf_assets_path)?;
         Ok(Setup {
             dims,
-            batch,
+            step,
             hyper: Hyper::new(config),
             model,
             device: session.device,
@@ -98,15 +99,23 @@ impl Setup {
             spec.flavor,
             thousands(total.to_string())
         );
-        let ParallelDims { dp_replicate, dp_shard, .. } = self.dims;
-        let Batch { global, local, accumulation_steps, .. } = self.batch;
+        let ParallelDims { pp, dp_replicate, dp_shard, .. } = self.dims;
+        let Batch { global, local, accumulation_steps, microbatches, .. } = self.step.batch;
         info!(
-            "dp_replicate {dp_replicate} x dp_shard {dp_shard}; global batch size {global} = local {local} x \
+            "pp {pp} x dp_replicate {dp_replicate} x dp_shard {dp_shard}; global batch size {global} = local {local} x \
              {} ranks x {accumulation_steps} turns; sequence length {}; seed {}",
             self.dims.batch(),
             self.seq_len,
             self.seed
         );
+        if pp > 1 {
+            let schedule = config.parallelism.pipeline_parallel_schedule.as_str();
+            let stages = self.step.stages.iter().map(|units| (units.end - units.start).to_string());
+            info!(
+                "pipeline {schedule}: {microbatches} microbatches a turn through stages of {} units",
+                stages.collect::<Vec<_>>().join(", ")
+            );
+        }
         if self.hyper.schedule.is_warmup_cut {
             let (warmup, steps) = (config.lr_scheduler.warmup_steps, self.hyper.schedule.warmup);
             warn!("lr_scheduler.warmup_steps = {warmup} is more than there are steps; {steps} are taken");
@@ -141,53 +150,33 @@ impl Setup {
                 ReduceDtype::Float32 => Kind::Float,
             },
         };
-        let units = begin::units(&*self.model, groups, precision, self.device, self.seed)?;
+        let pp_rank = self.dims.coordinate(Group::Pp, self.rank);
+        let train = self.step.train(pp_rank);
+        let numbers = train.stages.iter().flat_map(|stage| stage.units.clone());
+        let units = begin::units(&*self.model, groups, precision, self.device, self.seed, numbers)?;
         let rule = match config.optimizer.name {
             OptimizerName::Adam => Rule::Adam,
             OptimizerName::AdamW => Rule::AdamW,
         };
         let optimizer = Optimizer::new(rule, config.optimizer.implementation, &units)?;
-        let plan = self.plan(config, units.iter().any(Unit::is_gathered));
-        let evaluate =
-            config.validation.enable.then(|| build_evaluation(&Plan { microbatches: 1, ..plan.clone() }));
-        let programs = Programs { train: build(&plan), evaluate };
+        let programs = Programs {
+            evaluate: config.validation.enable.then(|| self.step.evaluate(pp_rank)),
+            train,
+            stage_ranks: self.step.stage_ranks(),
+        };
         let runner = Runner::new(&*self.model, groups, units, optimizer, programs, training.max_norm)?;
         let ac = &config.activation_checkpoint;
         Ok(runner.with_products_again(ac.per_op_sac_force_recompute_mm_shapes_by_fqns.clone()))
     }
 
-    fn plan(&self, config: &Config, gathered: bool) -> Plan {
-        let ac = &config.activation_checkpoint;
-        // What is computed again, of every so-many-th block. A budget of memory is refused where the configuration is read.
-        let (again, every) = match (ac.mode, ac.selective_ac_option) {
-            (AcMode::None | AcMode::MemoryBudget, _) => (Recompute::Nothing, 1),
-            (AcMode::Full, _) | (AcMode::Selective, SelectiveOption::Every(0)) => (Recompute::Everything, 1),
-            (AcMode::Selective, SelectiveOption::Every(blocks)) => (Recompute::Everything, blocks as usize),
-            (AcMode::Selective, SelectiveOption::Operations) => (Recompute::Operations, 1),
-        };
-        let blocks = self.model.blocks();
-        let is_again =
-            |unit: usize| blocks.contains(&unit) && (unit - blocks.start + 1).is_multiple_of(every);
-        let unit =
-            |unit: usize| UnitPlan { recompute: if is_again(unit) { again } else { Recompute::Nothing } };
-        Plan {
-            units: (0..self.model.units().len()).map(unit).collect(),
-            microbatches: self.batch.accumulation_steps as u32,
-            gathered,
-            reshard: match config.parallelism.fsdp_reshard_after_forward {
-                ReshardPolicy::Default => Reshard::Default,
-                ReshardPolicy::Always => Reshard::Always,
-                ReshardPolicy::Never => Reshard::Never,
-            },
-            prefetch_units: 1,
-            reduction: Reduction::EveryMicrobatch,
-            reductions_max: 1,
-        }
-    }
-
     /// This rank among those with other sequences.
     pub(super) fn batch_rank(&self) -> u64 {
         self.dims.coordinate(Group::Batch, self.rank).into()
+    }
+
+    /// Whether this rank is the first of those with the same sequences.
+    pub(super) fn is_first_of_text(&self) -> bool {
+        [Group::Pp, Group::Cp, Group::Tp].iter().all(|group| self.dims.coordinate(*group, self.rank) == 0)
     }
 
     /// Sets the generator to where a run stands, or, on another number of ranks, to a place of its own.
@@ -214,7 +203,7 @@ impl Setup {
             self.corpus.clone(),
             self.tokenizer.clone(),
             training.seq_len as usize,
-            self.batch.global,
+            self.step.batch.global,
         );
         let Dataloader { num_workers, prefetch_factor, .. } = training.dataloader;
         DataOptions {
@@ -231,7 +220,7 @@ impl Setup {
     ///
     /// Errors: as of [`Loader`].
     pub(super) fn loader(&self, options: &DataOptions, from: &DataPlace) -> Result<Loader> {
-        let after = |steps: u64| Ok(Loader::open_after(options, steps * self.batch.global)?);
+        let after = |steps: u64| Ok(Loader::open_after(options, steps * self.step.batch.global)?);
         match from {
             DataPlace::Beginning => Ok(Loader::open(options)?),
             DataPlace::AfterSteps(steps) => after(*steps),
@@ -240,7 +229,7 @@ impl Setup {
                 Ok(Loader::resume(options, &State::merge(states)?)?)
             }
             DataPlace::Map { place, steps } => {
-                match State::of_map_place(options, place, steps * self.batch.global) {
+                match State::of_map_place(options, place, steps * self.step.batch.global) {
                     Ok(Some(state)) => Ok(Loader::resume(options, &state)?),
                     other => {
                         let why = match other {
@@ -257,6 +246,24 @@ impl Setup {
             }
         }
     }
+}
+
+/// What the file of a schedule says.
+///
+/// Errors: a file that cannot be read.
+fn schedule_text(config: &Config) -> Result<Option<String>> {
+    let path = &config.parallelism.pipeline_parallel_schedule_csv;
+    let Some(path) =
+        path.as_ref().filter(|path| !path.is_empty() && config.parallelism.pipeline_parallel_degree > 1)
+    else {
+        return Ok(None);
+    };
+    let read = std::fs::read_to_string(path).map_err(|source| Error::File {
+        path: path.into(),
+        action: "reading the schedule",
+        source,
+    });
+    read.map(Some).map_err(Error::of_key("parallelism.pipeline_parallel_schedule_csv"))
 }
 
 /// The keys that name the text of training.

@@ -17,6 +17,8 @@ pub(super) struct Validation {
     freq: u64,
     /// Batches at most; `None` for all.
     batches: Option<u64>,
+    /// Of a batch.
+    microbatches: i64,
     seq_len: i64,
     device: Device,
 }
@@ -59,7 +61,8 @@ impl Validation {
             ..options
         };
         let (freq, seq_len) = (validation.freq, validation.seq_len as i64);
-        Ok(Some(Validation { options, freq, batches, seq_len, device: setup.device }))
+        let microbatches = i64::from(setup.step.evaluate(0).microbatches);
+        Ok(Some(Validation { options, freq, batches, microbatches, seq_len, device: setup.device }))
     }
 
     /// Whether a validation follows a step.
@@ -73,11 +76,13 @@ impl Validation {
     pub(super) fn run(&self, runner: &mut Runner, groups: &Groups) -> Result<Validated> {
         let begun = Instant::now();
         let loader = Loader::open(&self.options)?;
-        let mut text = Text { loader, seq_len: self.seq_len, device: self.device };
+        let mut text =
+            Text { loader, microbatches: self.microbatches, seq_len: self.seq_len, device: self.device };
         let (mut sum, mut batches, mut tokens) = (0.0, 0, 0);
         while self.batches.is_none_or(|most| batches < most) {
             let Some(report) = runner.evaluate(&mut text)? else { break };
             let loss = report.loss.f_to_kind(Kind::Double)?.f_to_device(Device::Cpu)?;
+            groups.sum_over_pipeline(&loss)?;
             groups.sum_over_data(&loss)?;
             sum += f64::try_from(&loss)?;
             batches += 1;
@@ -98,6 +103,7 @@ impl Validation {
 /// One rank's part of it.
 struct Text {
     loader: Loader,
+    microbatches: i64,
     seq_len: i64,
     device: Device,
 }
@@ -105,6 +111,6 @@ struct Text {
 impl Surroundings for Text {
     fn load_batch(&mut self) -> Result<Option<Vec<Sequences>>> {
         let step = self.loader.next_step()?;
-        step.map(|step| sequences(&step, 1, self.seq_len, self.device)).transpose()
+        step.map(|step| sequences(&step, self.microbatches, self.seq_len, self.device)).transpose()
     }
 }

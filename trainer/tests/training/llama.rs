@@ -4,12 +4,13 @@ use crate::support::numbers;
 use data::{Corpus, DataOptions, Dataset, Loader, MapPlaces, State, Tokenizer};
 use dcp::save::Saving;
 use dcp::storage::open_url;
-use job::config::Config;
-use job::mesh::ParallelDims;
-use job::program::{Plan, Recompute, Reduction, Reshard, UnitPlan, build};
+use job::config::{Config, PipelineSchedule};
+use job::mesh::{Group, ParallelDims};
+use job::pipeline::{Shape, Stage, communicate, schedules, split};
+use job::program::{Plan, Recompute, Reduction, Reshard, UnitPlan, build_pipelined};
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
-use trainer::checkpoint::{self, Content, DataPlace, Dataloader, Hyper, Progress, Resumed};
+use trainer::checkpoint::{self, Content, DataPlace, Dataloader, Hyper, Progress, Resumed, Tensors};
 use trainer::ffi::rng;
 use trainer::groups::Groups;
 use trainer::model::{Llama3, Model};
@@ -29,6 +30,9 @@ pub const STEP_TOKENS: u64 = GLOBAL_BATCH as u64 * SEQ_LEN as u64;
 /// How a run is cut.
 #[derive(Clone, Copy)]
 pub struct Cut {
+    pub pp: u32,
+    /// Of a pipeline, and stages per rank.
+    pub schedule: (PipelineSchedule, u32),
     pub dp_replicate: u32,
     pub dp_shard: u32,
     pub microbatches: u32,
@@ -44,6 +48,8 @@ pub struct Cut {
 }
 
 pub const ONE: Cut = Cut {
+    pp: 1,
+    schedule: (PipelineSchedule::GPipe, 1),
     dp_replicate: 1,
     dp_shard: 1,
     microbatches: 1,
@@ -57,8 +63,8 @@ pub const ONE: Cut = Cut {
 
 impl Cut {
     pub fn dims(self) -> ParallelDims {
-        let Cut { dp_replicate, dp_shard, .. } = self;
-        ParallelDims { pp: 1, dp_replicate, dp_shard, cp: 1, tp: 1, ep: 1, etp: 1 }
+        let Cut { pp, dp_replicate, dp_shard, .. } = self;
+        ParallelDims { pp, dp_replicate, dp_shard, cp: 1, tp: 1, ep: 1, etp: 1 }
     }
 }
 
@@ -123,12 +129,29 @@ impl Surroundings for Text {
     }
 }
 
+/// What this rank does in a step.
+fn programs(plan: &Plan, cut: Cut, rank: u32) -> Programs {
+    let (schedule, stages_per_rank) = cut.schedule;
+    let (layers, stages) = (plan.units.len() as u32 - 2, cut.pp * stages_per_rank);
+    let shape = Shape { ranks: cut.pp, stages_per_rank, microbatches: cut.microbatches };
+    let pipeline = schedules::find(schedule).pipeline(shape).unwrap();
+    let moves = communicate(&pipeline).unwrap().moves;
+    let units = split(layers, stages.into(), 1, 1).unwrap();
+    let pp_rank = cut.dims().coordinate(Group::Pp, rank);
+    Programs {
+        train: build_pipelined(plan, &pipeline, &units, pp_rank, &moves[pp_rank as usize]).unwrap(),
+        evaluate: None,
+        stage_ranks: (0..stages).map(|stage| pipeline.rank_of(Stage(stage))).collect(),
+    }
+}
+
 /// A run on one rank.
 pub struct Training<'a> {
     pub runner: Runner<'a>,
     pub text: Text,
     pub step: u64,
     pub hyper: Hyper,
+    model: &'a dyn Model,
     groups: &'a Groups,
     rank: u32,
     cut: Cut,
@@ -144,8 +167,7 @@ impl<'a> Training<'a> {
         from: Option<&Resumed>,
     ) -> Self {
         let precision = Precision { stored: cut.stored, param: cut.param, reduce: Kind::Float };
-        let units = begin::units(model, groups, precision, Device::Cpu, 7).unwrap();
-        let gathered = units[0].is_gathered();
+        let gathered = cut.dp_shard > 1 || cut.stored != cut.param;
         let is_recomputed = |unit: usize| {
             cut.recompute > 0 && model.blocks().contains(&unit) && unit.is_multiple_of(cut.recompute)
         };
@@ -155,7 +177,7 @@ impl<'a> Training<'a> {
             (true, true) => Recompute::Operations,
         };
         let plan = Plan {
-            units: (0..units.len()).map(|unit| UnitPlan { recompute: of(unit) }).collect(),
+            units: (0..model.units().len()).map(|unit| UnitPlan { recompute: of(unit) }).collect(),
             microbatches: cut.microbatches,
             gathered,
             reshard: cut.reshard,
@@ -163,12 +185,15 @@ impl<'a> Training<'a> {
             reduction: cut.reduction,
             reductions_max: 1,
         };
+        let programs = programs(&plan, cut, rank);
+        let numbers = programs.train.stages.iter().flat_map(|stage| stage.units.clone());
+        let units = begin::units(model, groups, precision, Device::Cpu, 7, numbers).unwrap();
         let optimizer = Optimizer::new(Rule::AdamW, Implementation::Fused, &units).unwrap();
-        let programs = Programs { train: build(&plan), evaluate: None };
         let runner = Runner::new(model, groups, units, optimizer, programs, 1.0).unwrap();
-        let text = Text::new(rank, groups.data_ranks(), cut.microbatches, from);
+        let text =
+            Text::new(cut.dims().coordinate(Group::Batch, rank), cut.dims().batch(), cut.microbatches, from);
         let step = from.map_or(0, |resumed| resumed.step);
-        Training { runner, text, step, hyper: hyper(), groups, rank, cut }
+        Training { runner, text, step, hyper: hyper(), model, groups, rank, cut }
     }
 
     /// What of the run is no tensor.
@@ -187,9 +212,14 @@ impl<'a> Training<'a> {
     /// This rank's share of a checkpoint.
     pub fn state(&mut self, content: Content) -> dcp::save::State {
         let progress = self.progress();
+        checkpoint::state(self.tensors(), &progress, content, &self.hyper).unwrap()
+    }
+
+    /// What of it is tensors.
+    pub fn tensors(&self) -> Tensors<'_> {
         let Runner { units, optimizer, .. } = &self.runner;
-        let degrees = self.cut.dims().degrees();
-        checkpoint::state(units, optimizer, degrees, self.rank, &progress, content, &self.hyper).unwrap()
+        let (degrees, rank) = (self.cut.dims().degrees(), self.rank);
+        Tensors { model: self.model.spec(), units, optimizer, degrees, rank }
     }
 
     /// Loss over all ranks and gradient norm of every step up to this one.
@@ -199,6 +229,7 @@ impl<'a> Training<'a> {
             let report = self.runner.step(self.hyper.settings(self.step), &mut self.text).unwrap().unwrap();
             assert_eq!(report.global_valid_tokens, STEP_TOKENS);
             let loss = report.loss.to_kind(Kind::Double);
+            self.groups.sum_over_pipeline(&loss).unwrap();
             self.groups.sum_over_data(&loss).unwrap();
             found.push((numbers(&loss)[0], numbers(&report.grad_norm)[0]));
             self.step += 1;

@@ -6,6 +6,7 @@
 
 use crate::llama::{Cut, ONE, STEPS, Training, model};
 use crate::support::{LONG, Rank, run_well};
+use job::config::PipelineSchedule;
 use job::program::{Plan, Recompute, Reduction, Reshard, UnitPlan, build};
 use tch::{Device, Kind};
 use trainer::begin;
@@ -124,6 +125,61 @@ fn two_copies_of_two_shards() {
     });
 }
 
+/// Four microbatches through two stages or four on two ranks, or four on four.
+#[test]
+fn every_schedule_of_two_ranks() {
+    use PipelineSchedule as Name;
+    run_well("parity::every_schedule_of_two_ranks", 2, |rank| {
+        let cut = Cut { pp: 2, microbatches: 4, reduction: Reduction::Last, ..ONE };
+        let groups = groups(rank, cut);
+        for schedule in [
+            (Name::OneForwardOneBackward, 1),
+            (Name::GPipe, 1),
+            (Name::Interleaved1F1B, 2),
+            (Name::LoopedBfs, 2),
+            (Name::InterleavedZeroBubble, 2),
+            (Name::ZbvZeroBubble, 2),
+            (Name::DualPipeV, 2),
+        ] {
+            println!("{}", schedule.0.as_str());
+            compare(&train(&groups, rank.rank, Cut { schedule, ..cut }));
+        }
+    });
+}
+
+#[test]
+fn four_stages_that_compute_again() {
+    run_well("parity::four_stages_that_compute_again", 4, |rank| {
+        let schedule = (PipelineSchedule::OneForwardOneBackward, 1);
+        on_mesh(rank, Cut { pp: 4, schedule, microbatches: 4, recompute: 1, ..ONE });
+    });
+}
+
+#[test]
+fn two_stages_that_share_out_the_parameters_and_compute_operations_again() {
+    run_well("parity::two_stages_that_share_out_the_parameters_and_compute_operations_again", 4, |rank| {
+        let cut = Cut { pp: 2, dp_shard: 2, microbatches: 2, recompute: 1, is_selective: true, ..ONE };
+        let groups = groups(rank, cut);
+        for (schedule, reduction, reshard) in [
+            (PipelineSchedule::ZbvZeroBubble, Reduction::Last, Reshard::Never),
+            (PipelineSchedule::InterleavedZeroBubble, Reduction::EveryMicrobatch, Reshard::Always),
+        ] {
+            let cut = Cut { schedule: (schedule, 2), reduction, reshard, ..cut };
+            compare(&train(&groups, rank.rank, cut));
+        }
+    });
+}
+
+#[test]
+fn stages_in_bfloat16_go_the_same_way() {
+    run_well("parity::stages_in_bfloat16_go_the_same_way", 2, |rank| {
+        let schedule = (PipelineSchedule::ZbvZeroBubble, 2);
+        let cut = Cut { pp: 2, schedule, microbatches: 4, reduction: Reduction::Last, ..ONE };
+        let cut = Cut { param: Kind::BFloat16, ..cut };
+        compare_roughly(&train(&groups(rank, cut), rank.rank, cut));
+    });
+}
+
 #[test]
 fn bfloat16_goes_the_same_way() {
     let cut = Cut { param: Kind::BFloat16, recompute: 2, reshard: Reshard::Always, ..ONE };
@@ -141,7 +197,7 @@ fn a_program_that_does_not_fit_is_refused() {
     let model = model();
     let refused = |units: usize, gathered: bool| {
         let precision = Precision { stored: Kind::Float, param: Kind::BFloat16, reduce: Kind::Float };
-        let own = begin::units(&model, &Groups::default(), precision, Device::Cpu, 7).unwrap();
+        let own = begin::units(&model, &Groups::default(), precision, Device::Cpu, 7, 0..8).unwrap();
         let optimizer = Optimizer::new(Rule::AdamW, Implementation::Fused, &own).unwrap();
         let plan = Plan {
             units: vec![UnitPlan { recompute: Recompute::Nothing }; units],
@@ -152,7 +208,7 @@ fn a_program_that_does_not_fit_is_refused() {
             reduction: Reduction::Last,
             reductions_max: 1,
         };
-        let programs = Programs { train: build(&plan), evaluate: None };
+        let programs = Programs { train: build(&plan), evaluate: None, stage_ranks: vec![0] };
         Runner::new(&model, &Groups::default(), own, optimizer, programs, 1.0)
             .map(drop)
             .unwrap_err()

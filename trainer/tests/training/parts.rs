@@ -14,7 +14,7 @@ use dcp::storage::{Place, open_url};
 use std::path::Path;
 use std::sync::Arc;
 use tch::Tensor;
-use trainer::checkpoint::{self, Content, DataPlace, Holds, Hyper, Parts, Resumed};
+use trainer::checkpoint::{self, Content, DataPlace, Holds, Hyper, Parts, Resumed, Tensors};
 use trainer::ffi::rng;
 use trainer::groups::Groups;
 use trainer::model::Model;
@@ -32,8 +32,7 @@ fn save(run: &Place, format: &str, training: &mut Training, content: Content) {
 }
 
 fn load(origin: &Origin, training: &Training, parts: Parts) -> trainer::Result<Resumed> {
-    let (units, optimizer) = (&training.runner.units, &training.runner.optimizer);
-    checkpoint::load(origin, &Alone, "load", units, optimizer, ONE.dims().degrees(), parts)
+    checkpoint::load(origin, &Alone, "load", training.tensors(), parts)
 }
 
 fn parameters(training: &Training) -> Vec<Tensor> {
@@ -150,7 +149,10 @@ fn other_models(model: &dyn Model, run: &Place) {
     let newest = Origin::Step { run: run.clone(), step: 1 };
     let mut training = fresh(model, &nobody);
     training.runner.units[0].params[0].fqn = "embedding.weight".to_owned();
-    let error = load(&newest, &training, Parts::ALL).unwrap_err().to_string();
+    let mut other = model.spec().clone();
+    other.params[0].fqn = "embedding.weight".to_owned();
+    let tensors = Tensors { model: &other, ..training.tensors() };
+    let error = checkpoint::load(&newest, &Alone, "load", tensors, Parts::ALL).unwrap_err().to_string();
     let expected = "it lacks `embedding.weight` and has `tok_embeddings.weight` besides; ";
     assert!(error.contains(expected), "{error}");
     let mut training = fresh(model, &nobody);

@@ -47,6 +47,10 @@ impl Model for Dropping {
         self.inner.blocks()
     }
 
+    fn between(&self, tokens: &[i64]) -> Vec<i64> {
+        self.inner.between(tokens)
+    }
+
     fn forward(&self, unit: usize, params: &Params, input: &Tensor) -> Result<Tensor> {
         if self.forwards.fetch_add(1, Ordering::SeqCst) >= self.fails_from {
             rng::manual_seed(0)?;

@@ -44,11 +44,8 @@ impl Job<'_> {
     fn resume(&self, run: &Place, tag: &str) -> (Vec<(f64, f64)>, Vec<f64>) {
         let (origin, model) = (Origin::Newest(run.clone()), model());
         let begun = Training::new(&model, self.groups, self.rank, self.cut, None);
-        let (runner, degrees) = (&begun.runner, self.cut.dims().degrees());
-        let (units, optimizer) = (&runner.units, &runner.optimizer);
         let resumed =
-            checkpoint::load(&origin, &*self.coordinator, tag, units, optimizer, degrees, Parts::ALL)
-                .unwrap();
+            checkpoint::load(&origin, &*self.coordinator, tag, begun.tensors(), Parts::ALL).unwrap();
         self.check(&resumed);
         let mut training = Training::new(&model, self.groups, self.rank, self.cut, Some(&resumed));
         training.runner = begun.runner;

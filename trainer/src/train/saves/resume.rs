@@ -54,9 +54,8 @@ impl Saves {
             Wanted::Parts(parts) => parts,
             Wanted::Nothing { step } => return Ok(Resumed { step, ..beginning() }),
         };
-        let Runner { units, optimizer, .. } = runner;
         let coordinator = &*self.coordinator;
-        let resumed = checkpoint::load(&origin, coordinator, "load", units, optimizer, self.degrees, parts)
+        let resumed = checkpoint::load(&origin, coordinator, "load", self.tensors(runner), parts)
             .map_err(Error::of_key(key_of(start)))?;
         for (step, why) in &resumed.passed_over {
             warn!("step {step} was passed over: {why}");
