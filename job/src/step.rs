@@ -121,6 +121,12 @@ impl Step {
         (0..self.stages.len() as u32).map(|stage| self.rank_of(Stage(stage))).collect()
     }
 
+    /// The same of every unit.
+    pub fn unit_ranks(&self) -> Vec<u32> {
+        let of_stage = |(units, rank): (&Range<u32>, u32)| vec![rank; units.len()];
+        self.stages.iter().zip(self.stage_ranks()).flat_map(of_stage).collect()
+    }
+
     /// The rank of a pipeline that has the loss.
     pub fn loss_rank(&self) -> u32 {
         self.rank_of(Stage(self.stages.len() as u32 - 1))
@@ -222,13 +228,18 @@ mod tests {
 
     #[test]
     fn the_loss_is_where_the_last_stage_is() {
-        let of = |schedule: &str| {
+        let step_of = |schedule: &str| {
             let flags = format!(
                 "--parallelism.pipeline_parallel_degree=2 --parallelism.pipeline_parallel_schedule={schedule} \
                  --training.local_batch_size=8"
             );
-            step(&flags, 2, 6, None).unwrap().loss_rank()
+            step(&flags, 2, 6, None).unwrap()
         };
+        let of = |schedule: &str| step_of(schedule).loss_rank();
+        let unit_ranks = |schedule: &str| step_of(schedule).unit_ranks();
+        assert_eq!(unit_ranks("1F1B"), [0, 0, 0, 0, 1, 1, 1, 1]);
+        assert_eq!(unit_ranks("Interleaved1F1B"), [0, 0, 1, 1, 0, 0, 1, 1]);
+        assert_eq!(unit_ranks("DualPipeV"), [0, 0, 1, 1, 1, 1, 0, 0]);
         assert_eq!((of("1F1B"), of("Interleaved1F1B"), of("ZBVZeroBubble"), of("DualPipeV")), (1, 1, 0, 0));
     }
 

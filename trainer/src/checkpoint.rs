@@ -33,14 +33,14 @@ pub use load::{DataPlace, Holds, Resumed, holds, load};
 
 use crate::error::Result;
 use crate::ffi::rng::RngState;
+use crate::model::Model;
 use crate::optimizer::Optimizer;
 use crate::shard::Unit;
-use convert::spec::Model;
 use dcp::model::{Fqn, TensorSpec};
 use dcp::plan::{Degrees, mesh_of};
 use dcp::save::{Source, State, StateTensor};
 use memory::LiveTensor;
-use names::{entries, placements};
+use names::entries;
 use std::sync::Arc;
 
 /// What of a run's state is no tensor.
@@ -69,11 +69,13 @@ impl Progress {
 }
 
 /// What of a run's state is tensors, on one rank.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Tensors<'a> {
     /// The whole model.
-    pub model: &'a Model,
-    /// What of it this rank has.
+    pub model: &'a dyn Model,
+    /// Of each of its units, the rank of a pipeline that has it.
+    pub unit_ranks: &'a [u32],
+    /// Those that this rank has.
     pub units: &'a [Unit],
     /// Of these units.
     pub optimizer: &'a Optimizer,
@@ -87,16 +89,19 @@ pub struct Tensors<'a> {
 ///
 /// Errors: [`dcp::Error::Usage`] for too many ranks; what making a pickle gives.
 pub fn state(tensors: Tensors, progress: &Progress, content: Content, hyper: &Hyper) -> Result<State> {
-    let Tensors { units, optimizer, degrees, rank, .. } = tensors;
+    let Tensors { units, degrees, rank, .. } = tensors;
     let has_optimizer = content == Content::Full;
-    let entries = entries(units, optimizer).filter(|entry| has_optimizer || entry.is_param);
-    let tensors = entries.map(|entry| StateTensor {
-        placements: placements(degrees, rank, &entry.shape),
-        fqn: Fqn::new(&*entry.fqn),
-        local: (entry.local.numel() > 0)
-            .then(|| Arc::new(LiveTensor::new(entry.local, content.dtype(entry.local))) as Arc<dyn Source>),
-        spec: TensorSpec::new(content.dtype(entry.local), entry.shape),
-        path: entry.path,
+    let entries = entries(&tensors).into_iter().filter(|entry| has_optimizer || entry.is_param);
+    let tensors = entries.map(|entry| {
+        let dtype = content.dtype(entry.kind);
+        let local = entry.local.filter(|local| local.numel() > 0);
+        StateTensor {
+            placements: entry.placements(degrees),
+            fqn: Fqn::new(&*entry.fqn),
+            local: local.map(|local| Arc::new(LiveTensor::new(local, dtype)) as Arc<dyn Source>),
+            spec: TensorSpec::new(dtype, entry.shape),
+            path: entry.path,
+        }
     });
     let fqns = units.iter().flat_map(|unit| &unit.params).map(|param| param.fqn.as_str());
     let values = match content {

@@ -224,6 +224,11 @@ impl<'a> Runner<'a> {
         Runner { products_again, ..self }
     }
 
+    /// What it runs.
+    pub fn model(&self) -> &'a dyn Model {
+        self.model
+    }
+
     /// Runs one step; `None` where a rank has no data for it: then nothing has changed.
     ///
     /// Errors: what any part of it gives; parameters and optimizer are then as before, unless the optimizer failed.

@@ -3,7 +3,7 @@
 use super::memory::dtype_of;
 use crate::error::{Error, Result};
 use dcp::model::DType;
-use tch::Tensor;
+use tch::Kind;
 
 /// What a checkpoint is to hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,10 +19,10 @@ pub enum Content {
 }
 
 impl Content {
-    /// The type that a tensor of the state has in it.
-    pub(super) fn dtype(self, tensor: &Tensor) -> DType {
+    /// The type that a tensor of the state, of this type, has in it.
+    pub(super) fn dtype(self, kind: Kind) -> DType {
         match self {
-            Content::Full => dtype_of(tensor),
+            Content::Full => dtype_of(kind),
             Content::Model { dtype } => dtype,
         }
     }

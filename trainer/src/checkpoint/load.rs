@@ -3,7 +3,7 @@
 use super::dataloader::place_of;
 use super::memory::{dtype_of, failed, fill};
 use super::names::{
-    DATA, DATALOADER, Entry, LR_SCHEDULER, OPTIMIZER, RNG, TRAIN_STATE, entries, is_of_model, placements,
+    DATA, DATALOADER, Entry, LR_SCHEDULER, OPTIMIZER, RNG, TRAIN_STATE, entries, is_of_model,
 };
 use super::{Parts, Stored, Tensors};
 use crate::error::{Error, Result};
@@ -102,8 +102,8 @@ pub fn load(
     state: Tensors,
     parts: Parts,
 ) -> Result<Resumed> {
-    let Tensors { units, optimizer, .. } = state;
-    let entries = entries(units, optimizer).filter(|entry| parts.optimizer || entry.is_param).collect();
+    let units = state.units;
+    let entries = entries(&state).into_iter().filter(|entry| parts.optimizer || entry.is_param).collect();
     let mut live = Live { entries, state, parts };
     let loaded = dcp::load::load(origin, coordinator, tag, &mut live, CopyOptions::default())?;
     let reader = &*loaded.reader;
@@ -146,15 +146,18 @@ impl Memory for Live<'_> {
         self.check(reader)?;
         let tensor = |entry: &Entry| RequestTensor {
             fqn: Fqn::new(&*entry.fqn),
-            spec: TensorSpec::new(dtype_of(entry.local), entry.shape.clone()),
-            placements: placements(self.state.degrees, self.state.rank, &entry.shape),
+            spec: TensorSpec::new(dtype_of(entry.kind), entry.shape.clone()),
+            placements: entry.placements(self.state.degrees),
         };
         let tensors = self.entries.iter().map(tensor).collect();
         Ok(Request { mesh: Some(Arc::new(mesh_of(self.state.degrees)?)), tensors })
     }
 
     fn take(&mut self, tensor: usize, bytes: &[u8]) -> dcp::Result<()> {
-        fill(self.entries[tensor].local, bytes).map_err(failed)
+        match self.entries[tensor].local {
+            Some(local) => fill(local, bytes).map_err(failed),
+            None => Ok(()), // Of another stage: no bytes.
+        }
     }
 }
 
@@ -164,10 +167,9 @@ impl Live<'_> {
         let usage = |message: String| Err(dcp::Error::Usage(message));
         let (place, tensors) = (reader.place().display(), &reader.catalog().tensors);
         let is_missing = |entry: &&Entry| !tensors.contains_key(entry.fqn.as_str());
-        // Of all stages of a pipeline: all ranks say the same.
-        let own: HashSet<&str> = self.state.model.params.iter().map(|param| param.fqn.as_str()).collect();
-        let params = self.state.model.params.iter().map(|param| param.fqn.as_str());
-        let missing: Vec<&str> = params.filter(|fqn| !tensors.contains_key(*fqn)).collect();
+        let params = || self.entries.iter().filter(|entry| entry.is_param);
+        let missing: Vec<&str> = params().filter(is_missing).map(|entry| entry.fqn.as_str()).collect();
+        let own: HashSet<&str> = params().map(|entry| entry.fqn.as_str()).collect();
         let stored = tensors.keys().map(Fqn::as_str).filter(|fqn| is_of_model(fqn));
         let extra: Vec<&str> = stored.filter(|fqn| !own.contains(fqn)).collect();
         if !missing.is_empty() || !extra.is_empty() {

@@ -63,8 +63,8 @@ pub(super) fn fill(tensor: &Tensor, bytes: &[u8]) -> Result<()> {
 }
 
 /// The type of a tensor of the state.
-pub(super) fn dtype_of(tensor: &Tensor) -> DType {
-    match tensor.kind() {
+pub(super) fn dtype_of(kind: Kind) -> DType {
+    match kind {
         Kind::BFloat16 => DType::BF16,
         _ => DType::F32,
     }

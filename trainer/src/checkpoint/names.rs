@@ -1,11 +1,10 @@
 //! Which tensors the state has, and what they are called.
 
-use crate::optimizer::Optimizer;
-use crate::shard::Unit;
+use super::Tensors;
 use dcp::layout::Placement;
 use dcp::model::PathPart;
 use dcp::plan::{Degrees, Revealed, place};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 pub(super) const OPTIMIZER: &str = "optimizer";
 pub(super) const LR_SCHEDULER: &str = "lr_scheduler";
@@ -20,43 +19,61 @@ pub(super) fn is_of_model(fqn: &str) -> bool {
     first.is_none_or(|first| ![OPTIMIZER, LR_SCHEDULER, DATALOADER, TRAIN_STATE, DATA, RNG].contains(&first))
 }
 
-/// One tensor of the state on this rank.
+/// One tensor of the state.
 pub(super) struct Entry<'a> {
     pub(super) fqn: String,
     pub(super) path: Vec<PathPart>,
     pub(super) shape: Vec<u64>,
-    pub(super) local: &'a Tensor,
+    pub(super) kind: Kind,
     pub(super) is_param: bool,
+    /// The rank of a pipeline that has it.
+    pp_rank: u32,
+    /// What this rank has of it.
+    pub(super) local: Option<&'a Tensor>,
 }
 
-/// Every tensor: of each parameter its moments, then itself.
-pub(super) fn entries<'a>(
-    units: &'a [Unit],
-    optimizer: &'a Optimizer,
-) -> impl Iterator<Item = Entry<'a>> + use<'a> {
-    let params = units.iter().flat_map(|unit| &unit.params).zip(optimizer.state.iter().flatten());
-    params.flat_map(|(param, moments)| {
-        let shape: Vec<u64> = param.shape.iter().map(|&size| size as u64).collect();
-        let of_optimizer = |name: &str, shape: &[u64], local: &'a Tensor| {
-            let key = format!("state.{}.{name}", param.fqn);
-            let fqn = format!("{OPTIMIZER}.{key}");
-            let path = vec![PathPart::Key(OPTIMIZER.to_owned()), PathPart::Key(key)];
-            Entry { fqn, path, shape: shape.to_vec(), local, is_param: false }
+/// Every tensor of all ranks: of each parameter its moments, then itself.
+pub(super) fn entries<'a>(state: &Tensors<'a>) -> Vec<Entry<'a>> {
+    let Tensors { model, unit_ranks, units, optimizer, degrees, rank } = *state;
+    let own_rank = rank / stage_ranks(degrees);
+    let mut own = units.iter().flat_map(|unit| &unit.params).zip(optimizer.state.iter().flatten());
+    // All ranks store parameters in one type.
+    let kind =
+        units.iter().flat_map(|unit| &unit.params).next().map_or(Kind::Float, |param| param.shard.kind());
+    let params =
+        model.units().iter().zip(unit_ranks).flat_map(|(unit, pp_rank)| {
+            unit.params.iter().map(|index| (&model.spec().params[*index], *pp_rank))
+        });
+    let mut entries = Vec::new();
+    for (param, pp_rank) in params {
+        let local = if pp_rank == own_rank { own.next() } else { None };
+        let entry = |path: Vec<String>, shape: &[u64], kind, is_param, local| Entry {
+            fqn: path.join("."),
+            path: path.into_iter().map(PathPart::Key).collect(),
+            shape: shape.to_vec(),
+            kind,
+            is_param,
+            pp_rank,
+            local,
         };
-        let moments = [
-            of_optimizer("exp_avg", &shape, &moments.exp_avg),
-            of_optimizer("exp_avg_sq", &shape, &moments.exp_avg_sq),
-            of_optimizer("step", &[], &moments.step),
-        ];
-        let path = vec![PathPart::Key(param.fqn.clone())];
-        let own = Entry { fqn: param.fqn.clone(), path, shape, local: &param.shard, is_param: true };
-        moments.into_iter().chain([own])
-    })
+        let fqn = &param.fqn;
+        let of_optimizer = |name: &str| vec![OPTIMIZER.to_owned(), format!("state.{fqn}.{name}")];
+        let moments = local.map(|(_, moments)| moments);
+        let (exp_avg, exp_avg_sq) = (moments.map(|own| &own.exp_avg), moments.map(|own| &own.exp_avg_sq));
+        let step = moments.map(|own| &own.step);
+        entries.push(entry(of_optimizer("exp_avg"), &param.shape, kind, false, exp_avg));
+        entries.push(entry(of_optimizer("exp_avg_sq"), &param.shape, kind, false, exp_avg_sq));
+        entries.push(entry(of_optimizer("step"), &[], Kind::Float, false, step));
+        let shard = local.map(|(own, _)| &own.shard);
+        entries.push(entry(vec![fqn.clone()], &param.shape, kind, true, shard));
+    }
+    entries
 }
 
-/// Of a rank's tensor.
-pub(super) fn placements(degrees: Degrees, rank: u32, shape: &[u64]) -> Vec<Placement> {
-    place(degrees, shape.len(), rank / stage_ranks(degrees), Revealed::NoTp).to_vec()
+impl Entry<'_> {
+    pub(super) fn placements(&self, degrees: Degrees) -> Vec<Placement> {
+        place(degrees, self.shape.len(), self.pp_rank, Revealed::NoTp).to_vec()
+    }
 }
 
 /// Ranks that have the same stages of a pipeline.

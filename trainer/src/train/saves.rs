@@ -44,6 +44,8 @@ pub(super) struct Saves {
     after: After,
     happenings: Vec<Happening>,
     degrees: Degrees,
+    /// Of each unit of the model, the rank of a pipeline that has it.
+    unit_ranks: Vec<u32>,
     rank: u32,
     ranks: u32,
 }
@@ -100,6 +102,7 @@ impl Saves {
             after: After::default(),
             happenings: Vec::new(),
             degrees: setup.dims.degrees(),
+            unit_ranks: setup.step.unit_ranks(),
             rank: session.member.rank,
             ranks: session.member.ranks,
         })
@@ -126,7 +129,7 @@ impl Saves {
     /// What is saved and loaded.
     fn tensors<'a>(&'a self, runner: &'a Runner) -> Tensors<'a> {
         let (Runner { units, optimizer, .. }, degrees, rank) = (runner, self.degrees, self.rank);
-        Tensors { model: &self.model, units, optimizer, degrees, rank }
+        Tensors { model: runner.model(), unit_ranks: &self.unit_ranks, units, optimizer, degrees, rank }
     }
 
     /// Whether anything is saved.

@@ -129,8 +129,8 @@ impl Surroundings for Text {
     }
 }
 
-/// What this rank does in a step.
-fn programs(plan: &Plan, cut: Cut, rank: u32) -> Programs {
+/// What this rank does in a step, and of every unit the rank of a pipeline that has it.
+fn programs(plan: &Plan, cut: Cut, rank: u32) -> (Programs, Vec<u32>) {
     let (schedule, stages_per_rank) = cut.schedule;
     let (layers, stages) = (plan.units.len() as u32 - 2, cut.pp * stages_per_rank);
     let shape = Shape { ranks: cut.pp, stages_per_rank, microbatches: cut.microbatches };
@@ -138,11 +138,11 @@ fn programs(plan: &Plan, cut: Cut, rank: u32) -> Programs {
     let moves = communicate(&pipeline).unwrap().moves;
     let units = split(layers, stages.into(), 1, 1).unwrap();
     let pp_rank = cut.dims().coordinate(Group::Pp, rank);
-    Programs {
-        train: build_pipelined(plan, &pipeline, &units, pp_rank, &moves[pp_rank as usize]).unwrap(),
-        evaluate: None,
-        stage_ranks: (0..stages).map(|stage| pipeline.rank_of(Stage(stage))).collect(),
-    }
+    let stage_ranks: Vec<u32> = (0..stages).map(|stage| pipeline.rank_of(Stage(stage))).collect();
+    let unit_ranks = units.iter().zip(&stage_ranks).flat_map(|(units, rank)| vec![*rank; units.len()]);
+    let unit_ranks = unit_ranks.collect();
+    let train = build_pipelined(plan, &pipeline, &units, pp_rank, &moves[pp_rank as usize]).unwrap();
+    (Programs { train, evaluate: None, stage_ranks }, unit_ranks)
 }
 
 /// A run on one rank.
@@ -151,7 +151,7 @@ pub struct Training<'a> {
     pub text: Text,
     pub step: u64,
     pub hyper: Hyper,
-    model: &'a dyn Model,
+    unit_ranks: Vec<u32>,
     groups: &'a Groups,
     rank: u32,
     cut: Cut,
@@ -185,7 +185,7 @@ impl<'a> Training<'a> {
             reduction: cut.reduction,
             reductions_max: 1,
         };
-        let programs = programs(&plan, cut, rank);
+        let (programs, unit_ranks) = programs(&plan, cut, rank);
         let numbers = programs.train.stages.iter().flat_map(|stage| stage.units.clone());
         let units = begin::units(model, groups, precision, Device::Cpu, 7, numbers).unwrap();
         let optimizer = Optimizer::new(Rule::AdamW, Implementation::Fused, &units).unwrap();
@@ -193,7 +193,7 @@ impl<'a> Training<'a> {
         let text =
             Text::new(cut.dims().coordinate(Group::Batch, rank), cut.dims().batch(), cut.microbatches, from);
         let step = from.map_or(0, |resumed| resumed.step);
-        Training { runner, text, step, hyper: hyper(), model, groups, rank, cut }
+        Training { runner, text, step, hyper: hyper(), unit_ranks, groups, rank, cut }
     }
 
     /// What of the run is no tensor.
@@ -219,7 +219,8 @@ impl<'a> Training<'a> {
     pub fn tensors(&self) -> Tensors<'_> {
         let Runner { units, optimizer, .. } = &self.runner;
         let (degrees, rank) = (self.cut.dims().degrees(), self.rank);
-        Tensors { model: self.model.spec(), units, optimizer, degrees, rank }
+        let (model, unit_ranks) = (self.runner.model(), &self.unit_ranks);
+        Tensors { model, unit_ranks, units, optimizer, degrees, rank }
     }
 
     /// Loss over all ranks and gradient norm of every step up to this one.

@@ -4,6 +4,7 @@ use crate::llama::{ONE, Training, hyper, model};
 use crate::support::numbers;
 use convert::dialect::DIALECTS;
 use convert::exchange::{inward, outward};
+use convert::spec;
 use dcp::convert::{ConvertOptions, plan};
 use dcp::coordinate::Alone;
 use dcp::format;
@@ -13,11 +14,11 @@ use dcp::save::{SaveOptions, Saver};
 use dcp::storage::{Place, open_url};
 use std::path::Path;
 use std::sync::Arc;
-use tch::Tensor;
+use tch::{Device, Tensor};
 use trainer::checkpoint::{self, Content, DataPlace, Holds, Hyper, Parts, Resumed, Tensors};
 use trainer::ffi::rng;
 use trainer::groups::Groups;
-use trainer::model::Model;
+use trainer::model::{Llama3, Model};
 
 const BF16: Content = Content::Model { dtype: DType::BF16 };
 
@@ -147,18 +148,25 @@ fn the_model_alone(model: &dyn Model, run: &Place, params: &[Tensor]) {
 fn other_models(model: &dyn Model, run: &Place) {
     let nobody = Groups::default();
     let newest = Origin::Step { run: run.clone(), step: 1 };
-    let mut training = fresh(model, &nobody);
-    training.runner.units[0].params[0].fqn = "embedding.weight".to_owned();
-    let mut other = model.spec().clone();
-    other.params[0].fqn = "embedding.weight".to_owned();
-    let tensors = Tensors { model: &other, ..training.tensors() };
-    let error = checkpoint::load(&newest, &Alone, "load", tensors, Parts::ALL).unwrap_err().to_string();
-    let expected = "it lacks `embedding.weight` and has `tok_embeddings.weight` besides; ";
+    let training = fresh(model, &nobody);
+    let refused = |change: &dyn Fn(&mut spec::Model), parts| {
+        let mut other = model.spec().clone();
+        change(&mut other);
+        let other = Llama3::new(other, 256, Device::Cpu).unwrap();
+        let tensors = Tensors { model: &other, ..training.tensors() };
+        checkpoint::load(&newest, &Alone, "load", tensors, parts).unwrap_err().to_string()
+    };
+    let renamed = |model: &mut spec::Model| {
+        for param in &mut model.params {
+            param.fqn = param.fqn.replace("layers.5.ffn_norm", "layers.5.post_norm");
+        }
+    };
+    let error = refused(&renamed, Parts::ALL);
+    let expected = "it lacks `layers.5.post_norm.weight` and has `layers.5.ffn_norm.weight` besides; ";
     assert!(error.contains(expected), "{error}");
-    let mut training = fresh(model, &nobody);
-    training.runner.units[1].params[0].shape[0] -= 1;
-    let fqn = training.runner.units[1].params[0].fqn.clone();
-    let error = load(&newest, &training, Parts::MODEL).unwrap_err().to_string();
+    let smaller = |model: &mut spec::Model| model.params[3].shape[0] -= 1;
+    let error = refused(&smaller, Parts::MODEL);
+    let fqn = &model.spec().params[3].fqn;
     assert!(error.starts_with(&format!("`{fqn}` is float32 [")), "{error}");
 }
 
