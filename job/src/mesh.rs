@@ -310,11 +310,6 @@ impl ParallelDims {
         let first = (0..self.world()).filter(|rank| self.coordinate(group, *rank) == 0);
         first.map(|rank| self.ranks(group, rank)).collect()
     }
-
-    /// The rank that logs: one of the last stage, where the loss is; with a V of stages that is rank 0.
-    pub fn metrics_rank(&self, is_loss_on_first: bool) -> u32 {
-        if is_loss_on_first { 0 } else { self.world() / self.pp * (self.pp - 1) }
-    }
 }
 
 /// A product that stays at the largest number instead of wrapping.

@@ -10,6 +10,7 @@ mod memory;
 mod models;
 mod moto;
 mod nccl;
+mod parity;
 mod peers;
 mod process;
 mod sim;
@@ -50,6 +51,8 @@ enum Command {
     Libtorch(libtorch::LibtorchArgs),
     /// Build the part of process groups that needs NCCL, for machines with GPUs
     Nccl,
+    /// Compare the trainer's losses with TorchTitan's on every mesh, into docs/parity.md
+    Parity,
     /// Make the Python environments with the real PyTorch versions that tests compare against
     Peers(peers::PeersArgs),
 }
@@ -76,6 +79,7 @@ fn run(root: &Path, command: &Command) -> Result<()> {
         Command::Memory(args) => memory::run(root, args),
         Command::Libtorch(args) => libtorch::run(root, args),
         Command::Nccl => nccl::run(root),
+        Command::Parity => parity::run(root),
         Command::Peers(args) => peers::run(root, args),
     }
 }

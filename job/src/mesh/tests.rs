@@ -164,7 +164,6 @@ fn a_job_of_sixteen() {
     assert_eq!(dims.ranks(Group::Pp, 5), [5, 13]);
     assert_eq!(dims.ranks(Group::Ep, 5), [4, 5, 6, 7]);
     assert_eq!(dims.ranks(Group::Efsdp, 5), [1, 5]);
-    assert_eq!((dims.metrics_rank(false), dims.metrics_rank(true)), (8, 0));
 }
 
 #[test]

@@ -39,7 +39,7 @@ pub struct MetricsOptions<'a> {
     pub dump_folder: &'a Path,
     /// This rank.
     pub rank: u32,
-    /// The rank that has the loss, of [`metrics_rank`](job::mesh::ParallelDims::metrics_rank): the one with a bar and files.
+    /// The rank with a bar and files.
     pub metrics_rank: u32,
     /// Whose lines the log prints.
     pub log_ranks: &'a LogRanks,

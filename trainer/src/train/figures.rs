@@ -69,7 +69,8 @@ impl<'a> Figures<'a> {
             config: &config.metrics,
             dump_folder: Path::new(&config.job.dump_folder),
             rank: session.member.rank,
-            metrics_rank: setup.dims.metrics_rank(setup.step.loss_rank() == 0),
+            // The loss of a pipeline is told to all its ranks.
+            metrics_rank: 0,
             log_ranks: &log.ranks,
             is_coloured: log.is_coloured,
             screen: log.screen.clone(),
