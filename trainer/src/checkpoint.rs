@@ -40,7 +40,7 @@ use dcp::model::{Fqn, TensorSpec};
 use dcp::plan::{Degrees, mesh_of};
 use dcp::save::{Source, State, StateTensor};
 use memory::LiveTensor;
-use names::{entries, placements};
+use names::entries;
 use std::sync::Arc;
 
 /// What of a run's state is no tensor.
@@ -91,7 +91,7 @@ pub fn state(tensors: Tensors, progress: &Progress, content: Content, hyper: &Hy
     let has_optimizer = content == Content::Full;
     let entries = entries(units, optimizer).filter(|entry| has_optimizer || entry.is_param);
     let tensors = entries.map(|entry| StateTensor {
-        placements: placements(degrees, rank, &entry.shape),
+        placements: entry.placements(degrees, rank),
         fqn: Fqn::new(&*entry.fqn),
         local: (entry.local.numel() > 0)
             .then(|| Arc::new(LiveTensor::new(entry.local, content.dtype(entry.local))) as Arc<dyn Source>),

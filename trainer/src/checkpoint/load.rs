@@ -3,7 +3,7 @@
 use super::dataloader::place_of;
 use super::memory::{dtype_of, failed, fill};
 use super::names::{
-    DATA, DATALOADER, Entry, LR_SCHEDULER, OPTIMIZER, RNG, TRAIN_STATE, entries, is_of_model, placements,
+    DATA, DATALOADER, Entry, LR_SCHEDULER, OPTIMIZER, RNG, TRAIN_STATE, entries, is_of_model,
 };
 use super::{Parts, Stored, Tensors};
 use crate::error::{Error, Result};
@@ -147,7 +147,7 @@ impl Memory for Live<'_> {
         let tensor = |entry: &Entry| RequestTensor {
             fqn: Fqn::new(&*entry.fqn),
             spec: TensorSpec::new(dtype_of(entry.local), entry.shape.clone()),
-            placements: placements(self.state.degrees, self.state.rank, &entry.shape),
+            placements: entry.placements(self.state.degrees, self.state.rank),
         };
         let tensors = self.entries.iter().map(tensor).collect();
         Ok(Request { mesh: Some(Arc::new(mesh_of(self.state.degrees)?)), tensors })

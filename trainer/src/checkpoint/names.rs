@@ -25,6 +25,8 @@ pub(super) struct Entry<'a> {
     pub(super) fqn: String,
     pub(super) path: Vec<PathPart>,
     pub(super) shape: Vec<u64>,
+    /// The dim that tensor parallelism cuts, where the shape has it.
+    tp_dim: Option<usize>,
     pub(super) local: &'a Tensor,
     pub(super) is_param: bool,
 }
@@ -41,7 +43,7 @@ pub(super) fn entries<'a>(
             let key = format!("state.{}.{name}", param.fqn);
             let fqn = format!("{OPTIMIZER}.{key}");
             let path = vec![PathPart::Key(OPTIMIZER.to_owned()), PathPart::Key(key)];
-            Entry { fqn, path, shape: shape.to_vec(), local, is_param: false }
+            Entry { fqn, path, shape: shape.to_vec(), tp_dim: param.tp_dim, local, is_param: false }
         };
         let moments = [
             of_optimizer("exp_avg", &shape, &moments.exp_avg),
@@ -49,14 +51,18 @@ pub(super) fn entries<'a>(
             of_optimizer("step", &[], &moments.step),
         ];
         let path = vec![PathPart::Key(param.fqn.clone())];
-        let own = Entry { fqn: param.fqn.clone(), path, shape, local: &param.shard, is_param: true };
+        let (fqn, tp_dim) = (param.fqn.clone(), param.tp_dim);
+        let own = Entry { fqn, path, shape, tp_dim, local: &param.shard, is_param: true };
         moments.into_iter().chain([own])
     })
 }
 
-/// Of a rank's tensor.
-pub(super) fn placements(degrees: Degrees, rank: u32, shape: &[u64]) -> Vec<Placement> {
-    place(degrees, shape.len(), rank / stage_ranks(degrees), Revealed::NoTp).to_vec()
+impl Entry<'_> {
+    /// On a rank that has it.
+    pub(super) fn placements(&self, degrees: Degrees, rank: u32) -> Vec<Placement> {
+        let revealed = self.tp_dim.map_or(Revealed::NoTp, |dim| Revealed::TpDim(dim as u32));
+        place(degrees, self.shape.len(), rank / stage_ranks(degrees), revealed).to_vec()
+    }
 }
 
 /// Ranks that have the same stages of a pipeline.
