@@ -18,6 +18,10 @@ pub struct Groups {
     pub replicate: Option<Arc<ProcessGroup>>,
     /// Ranks that have the other stages of a pipeline.
     pub pp: Option<Arc<ProcessGroup>>,
+    /// Ranks that share each layer.
+    pub tp: Option<Arc<ProcessGroup>>,
+    /// Ranks that share each sequence.
+    pub cp: Option<Arc<ProcessGroup>>,
 }
 
 impl Groups {
@@ -40,27 +44,23 @@ impl Groups {
             Ok(own.map(Arc::new))
         };
         let (shard, replicate) = (group(Group::Fsdp)?, group(Group::DpReplicate)?);
-        let pp = group(Group::Pp)?;
+        let (pp, tp, cp) = (group(Group::Pp)?, group(Group::Tp)?, group(Group::Cp)?);
         let world = (dims.world() > 1).then(|| Arc::new(world));
-        Ok(Groups { world, shard, replicate, pp })
+        Ok(Groups { world, shard, replicate, pp, tp, cp })
     }
 
     /// How long collectives from now on may take.
     ///
     /// Errors: what the groups give.
     pub fn set_timeout(&self, timeout: Duration) -> Result<()> {
-        [&self.world, &self.shard, &self.replicate, &self.pp]
+        [&self.world, &self.shard, &self.replicate, &self.pp, &self.tp, &self.cp]
             .into_iter()
             .flatten()
             .try_for_each(|group| group.set_timeout(timeout))
     }
 
-    /// How many ranks have data of their own.
-    pub fn data_ranks(&self) -> u32 {
-        size(&self.shard) * size(&self.replicate)
-    }
-
-    /// The sum over all ranks that have data of their own, in place.
+    /// The sum over all ranks that have tokens of their own, in place: those of context parallelism too, those of tensor
+    /// parallelism not.
     ///
     /// Errors: what the collectives give.
     pub fn sum_over_data(&self, tensor: &Tensor) -> Result<()> {

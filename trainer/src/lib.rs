@@ -12,6 +12,7 @@ pub mod launch;
 pub mod metrics;
 pub mod model;
 pub mod optimizer;
+pub mod parallel;
 pub mod run;
 pub mod session;
 pub mod shard;

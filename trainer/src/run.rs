@@ -1,16 +1,17 @@
 //! Runs a step's program on libtorch.
 
 mod exchange;
+mod norm;
 
 use crate::deferred::Products;
 use crate::error::{Error, Result};
 use crate::ffi::autograd::{backward, leaf, take_grad};
-use crate::ffi::dispatch::{Arg, Value, call};
 use crate::ffi::process_group::ReduceOp;
 use crate::ffi::rng::{self, RngState};
 use crate::groups::{Groups, rank};
-use crate::model::{Model, Params};
+use crate::model::{Model, Params, vocabulary};
 use crate::optimizer::{Optimizer, Settings};
+use crate::parallel::{Parallel, ParallelOptions};
 use crate::shard::Unit;
 use crate::tape::Tape;
 use exchange::{Exchange, Waiting};
@@ -18,7 +19,7 @@ use job::pipeline::{Message, Payload, Stage};
 use job::program::{Instruction, Keep, Microbatch, Program, Purpose, check};
 use std::collections::BTreeMap;
 use std::time::Instant;
-use tch::{Device, Kind, Reduction, Tensor, no_grad, with_grad};
+use tch::{Device, Kind, Tensor, no_grad, with_grad};
 
 /// The label of a token that no loss is computed for.
 pub const IGNORED: i64 = -100;
@@ -71,6 +72,7 @@ pub struct StepReport {
 pub struct Runner<'a> {
     model: &'a dyn Model,
     groups: &'a Groups,
+    parallel: Parallel,
     /// Its parameters.
     pub units: Vec<Unit>,
     /// Its optimizer.
@@ -204,9 +206,10 @@ impl<'a> Runner<'a> {
             .map_or(Device::Cpu, |param| param.shard.device());
         let exchange = Exchange::new(groups.pp.clone(), programs.stage_ranks.clone(), device)?;
         let (backward, products_again) = (Backward::of(&programs.train), Vec::new());
-        Ok(Runner {
+        let runner = Runner {
             model,
             groups,
+            parallel: Parallel::default(),
             units,
             optimizer,
             programs,
@@ -215,7 +218,16 @@ impl<'a> Runner<'a> {
             places,
             exchange,
             backward,
-        })
+        };
+        runner.with_parallel(ParallelOptions::default())
+    }
+
+    /// With other choices of how layers and sequences are shared.
+    ///
+    /// Errors: as of [`Parallel::new`].
+    pub fn with_parallel(self, options: ParallelOptions) -> Result<Self> {
+        let tokens = vocabulary(self.model.spec()).unwrap_or(0) as i64;
+        Ok(Runner { parallel: Parallel::new(self.groups, options, tokens)?, ..self })
     }
 
     /// With names of modules whose matrix products, and others of their shapes in the same unit, are always computed again
@@ -305,7 +317,7 @@ impl<'a> Runner<'a> {
             Instruction::Loss(microbatch) => {
                 let is_training = step.settings.is_some();
                 let purpose = if is_training { Purpose::Train } else { Purpose::Evaluate };
-                loss(step, self.places.len() as u32, microbatch, purpose)
+                loss(step, &self.parallel, self.places.len() as u32, microbatch, purpose)
             }
             Instruction::Backward(unit, microbatch) => self.backward(step, unit.0, microbatch),
             Instruction::BackwardInput(unit, microbatch) => self.backward_input(step, unit.0, microbatch),
@@ -315,6 +327,7 @@ impl<'a> Runner<'a> {
             Instruction::Reduce(unit) => self.unit(unit.0).reduce(),
             Instruction::FinishReduce(unit) => self.unit(unit.0).finish_reduce(),
             Instruction::ClipGrad => {
+                self.sum_over_parts()?;
                 step.grad_norm = Some(self.clip()?);
                 Ok(())
             }
@@ -343,10 +356,11 @@ impl<'a> Runner<'a> {
             let valid = sequences.labels.f_ne(IGNORED)?.f_sum(Kind::Int64)?;
             count += i64::try_from(&valid)?;
         }
-        // What all ranks must know of this step before it begins, in one message. Ranks of a pipeline have the same text.
+        // What all ranks must know of this step before it begins, in one message. Ranks of a
+        // pipeline, and those that share layers, have the same text.
         let (is_out_of_data, is_stopping) =
             (i64::from(batch.is_none()), i64::from(surroundings.is_stopping()));
-        let counted = if rank(&self.groups.pp) == 0 { count } else { 0 };
+        let counted = if rank(&self.groups.pp) == 0 && rank(&self.groups.tp) == 0 { count } else { 0 };
         let all = Tensor::f_from_slice(&[counted, is_out_of_data, is_stopping])?;
         if let Some(world) = &self.groups.world {
             world.all_reduce(&all, ReduceOp::Sum)?.wait()?;
@@ -435,7 +449,8 @@ impl<'a> Runner<'a> {
     fn recv(&mut self, step: &mut Step, message: Message) -> Result<()> {
         let tokens = step.batch[message.microbatch.0 as usize].inputs.size();
         let kind = self.units.first().ok_or_else(|| missing("a unit"))?.param_kind();
-        let waiting = self.exchange.recv(message, &self.model.between(&tokens), kind)?;
+        let waiting =
+            self.exchange.recv(message, &self.model.between(&self.parallel.part_size(&tokens)), kind)?;
         let (of, unit) = self.end_of(step, message, message.to)?;
         of.insert((unit, message.microbatch.0), waiting);
         Ok(())
@@ -475,7 +490,8 @@ impl<'a> Runner<'a> {
         products: Option<&Products>,
     ) -> Result<Tensor> {
         let params = &self.units[self.place(unit)];
-        let params = Params::new(&params.names, params.whole()).on_tape(tape).put_off(products);
+        let params =
+            Params::new(&params.names, params.whole(), &self.parallel).on_tape(tape).put_off(products);
         self.model.forward(unit as usize, &params, input)
     }
 
@@ -485,7 +501,9 @@ impl<'a> Runner<'a> {
             self.products_again.iter().any(|name| module.contains(name))
         };
         let params = self.units[self.place(unit)].params.iter();
-        Tape::new(params.filter(|param| is_again(&param.fqn)).map(|param| param.shape.clone()).collect())
+        Tape::new(
+            params.filter(|param| is_again(&param.fqn)).map(|param| param.local_shape.clone()).collect(),
+        )
     }
 
     fn backward(&mut self, step: &mut Step, unit: u32, microbatch: Microbatch) -> Result<()> {
@@ -540,50 +558,21 @@ impl<'a> Runner<'a> {
     fn set_grads_aside(&mut self, unit: u32) -> Result<()> {
         if self.backward.is_added_up { self.unit(unit).set_grads_aside() } else { Ok(()) }
     }
-
-    /// Scales the gradients so that their norm is at most what is allowed; gives what it was
-    /// (`torch.nn.utils.clip_grad_norm_`).
-    fn clip(&mut self) -> Result<Tensor> {
-        let grads: Vec<&Tensor> =
-            self.units.iter().flat_map(|unit| &unit.params).filter_map(|param| param.grad.as_ref()).collect();
-        no_grad(|| {
-            let device = grads.first().map_or(Device::Cpu, |grad| grad.device());
-            let mut squares = Tensor::f_zeros([0i64; 0], (Kind::Float, device))?;
-            // Of float32, whatever the gradients are: a norm in bfloat16 has three digits.
-            let args = [Arg::Tensors(&grads), Arg::Int(2), Arg::Kind(Kind::Float)];
-            let norms = call("aten::_foreach_norm", "Scalar", &args)?;
-            let norms: Vec<&Tensor> = norms.iter().flat_map(Value::tensors).collect();
-            if !norms.is_empty() {
-                let own = Tensor::f_stack(&norms, 0)?;
-                squares = own.f_mul(&own)?.f_sum(Kind::Float)?;
-            }
-            for group in [&self.groups.shard, &self.groups.pp].into_iter().flatten() {
-                group.all_reduce(&squares, ReduceOp::Sum)?.wait()?;
-            }
-            let norm = squares.f_sqrt()?;
-            let scale = norm.f_add_scalar(1e-6)?.f_reciprocal()?.f_mul_scalar(self.max_norm)?;
-            // On a CPU the norm is known now, and a pass over the gradients may be saved; a device would have to be waited
-            // for.
-            match device {
-                Device::Cpu if f64::try_from(&scale)? >= 1.0 => {}
-                _ => {
-                    let scale = scale.f_clamp_max(1.0)?;
-                    call("aten::_foreach_mul_", "Tensor", &[Arg::Tensors(&grads), Arg::Tensor(&scale)])?;
-                }
-            }
-            Ok(norm)
-        })
-    }
 }
 
 /// The loss of a microbatch, and in training the gradient of what the last unit gave.
-fn loss(step: &mut Step, units: u32, microbatch: Microbatch, purpose: Purpose) -> Result<()> {
+fn loss(
+    step: &mut Step,
+    parallel: &Parallel,
+    units: u32,
+    microbatch: Microbatch,
+    purpose: Purpose,
+) -> Result<()> {
     let labels = &step.batch[microbatch.0 as usize].labels;
     let tokens = step.global_valid_tokens as f64;
     let of = |logits: &Tensor| -> Result<Tensor> {
         let flat = logits.f_flatten(0, 1)?.f_to_kind(Kind::Float)?;
-        let labels = labels.f_flatten(0, 1)?;
-        let sum = flat.f_cross_entropy_loss(&labels, None::<&Tensor>, Reduction::Sum, IGNORED, 0.0)?;
+        let sum = parallel.cross_entropy(&flat, &labels.f_flatten(0, 1)?)?;
         Ok(sum.f_div_scalar(tokens)?)
     };
     let logits = taken(&mut step.inputs, (units, microbatch.0), "logits")?;

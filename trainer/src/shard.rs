@@ -1,5 +1,6 @@
 //! A unit whose parameters are shared out (Rajbhandari et al. 2020, ZeRO stage 3; PyTorch FSDP2's layout: every
-//! parameter on its own, cut along dim 0 in equal chunks, the last ones shorter or empty).
+//! parameter on its own, cut along dim 0 in equal chunks, the last ones shorter or empty). Tensor parallelism cuts first, in
+//! the same way along a dim of each parameter's own: what is gathered and computed with is this rank's part of that cut.
 //!
 //! What travels is one flat tensor per unit: of each parameter its chunk, filled up with zeros to the length of the
 //! first rank's. The memory of a whole parameter is given up between its uses and comes back with the same content, in the
@@ -10,7 +11,7 @@ use crate::ffi::autograd::{rewriting, take_grad};
 use crate::ffi::memory::{allocate_storage, free_storage, storage_byte_len};
 use crate::ffi::process_group::{ProcessGroup, ReduceOp, Work};
 use crate::groups::{Groups, rank, size};
-use dcp::layout::chunk;
+use dcp::layout::{Region, chunk};
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -25,6 +26,19 @@ pub struct Precision {
     pub reduce: Kind,
 }
 
+/// What a parameter is, on all ranks alike.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ParamSpec {
+    /// Its name in the whole model.
+    pub fqn: String,
+    /// Its name without the unit's prefix.
+    pub name: String,
+    /// Its whole shape.
+    pub shape: Vec<i64>,
+    /// The dim that tensor parallelism cuts. Without one, every rank computes with the whole, on its part of the sequence.
+    pub tp_dim: Option<usize>,
+}
+
 /// One parameter.
 #[derive(Debug)]
 pub struct Param {
@@ -32,7 +46,13 @@ pub struct Param {
     pub fqn: String,
     /// Its whole shape.
     pub shape: Vec<i64>,
-    /// This rank's rows, as they are stored.
+    /// The dim that tensor parallelism cuts.
+    pub tp_dim: Option<usize>,
+    /// The shape of what this rank computes with.
+    pub local_shape: Vec<i64>,
+    /// The box of the whole that `shard` is.
+    pub region: Region,
+    /// This rank's rows of that, as they are stored.
     pub shard: Tensor,
     /// Their gradient of this step, of the same type.
     pub grad: Option<Tensor>,
@@ -44,7 +64,7 @@ pub struct Param {
 impl Param {
     /// Elements of one row.
     fn row_len(&self) -> i64 {
-        self.shape[1..].iter().product()
+        self.local_shape[1..].iter().product()
     }
 }
 
@@ -87,16 +107,16 @@ pub fn rows_of(rows: i64, ranks: u32, rank: u32) -> (i64, i64) {
 }
 
 impl Unit {
-    /// A unit of parameters `(fqn, name without the unit's prefix, whole shape)`, zeros so far.
+    /// A unit of parameters, zeros so far.
     ///
     /// Errors: [`Error::Usage`] for a parameter without dims; what libtorch gives.
     pub fn new(
-        params: impl IntoIterator<Item = (String, String, Vec<i64>)>,
+        params: impl IntoIterator<Item = ParamSpec>,
         groups: &Groups,
         precision: Precision,
         device: Device,
     ) -> Result<Self> {
-        let (ranks, own) = (size(&groups.shard), rank(&groups.shard));
+        let ranks = size(&groups.shard);
         let mut unit = Unit {
             names: Vec::new(),
             params: Vec::new(),
@@ -109,15 +129,21 @@ impl Unit {
             aside: Vec::new(),
             reducing: None,
         };
-        for (fqn, name, shape) in params {
-            let Some(&rows) = shape.first() else {
+        for ParamSpec { fqn, name, shape, tp_dim } in params {
+            if shape.is_empty() {
                 return Err(Error::Usage(format!("`{fqn}` has no dim to be sharded along")));
-            };
-            let mut local = shape.clone();
-            local[0] = rows_of(rows, ranks, own).1;
-            let shard = Tensor::f_zeros(&local, (precision.stored, device))?;
-            let chunk_len = rows_of(rows, ranks, 0).1 * shape[1..].iter().product::<i64>();
-            let param = Param { fqn, shape, shard, grad: None, flat_start: unit.flat_len, chunk_len };
+            }
+            let mut region = Region::whole(&shape.iter().map(|&size| size as u64).collect::<Vec<_>>());
+            if let Some(dim) = tp_dim {
+                cut(&mut region, dim, &groups.tp);
+            }
+            let sizes = |region: &Region| region.extent.iter().map(|&size| size as i64).collect::<Vec<_>>();
+            let local_shape = sizes(&region);
+            cut(&mut region, 0, &groups.shard);
+            let shard = Tensor::f_zeros(sizes(&region), (precision.stored, device))?;
+            let chunk_len = rows_of(local_shape[0], ranks, 0).1 * local_shape[1..].iter().product::<i64>();
+            let (grad, flat_start) = (None, unit.flat_len);
+            let param = Param { fqn, shape, tp_dim, local_shape, region, shard, grad, flat_start, chunk_len };
             unit.flat_len += chunk_len;
             unit.names.push(name);
             unit.params.push(param);
@@ -146,7 +172,7 @@ impl Unit {
         if !self.is_gathered() {
             return Ok(param.shard.shallow_clone().set_requires_grad(true));
         }
-        let whole = Tensor::f_empty(&param.shape, (self.precision.param, param.shard.device()))?;
+        let whole = Tensor::f_empty(&param.local_shape, (self.precision.param, param.shard.device()))?;
         free_storage(&whole)?;
         Ok(whole.set_requires_grad(true))
     }
@@ -192,9 +218,9 @@ impl Unit {
                         false => param.shard.shallow_clone(),
                         true => {
                             let chunks = flat.f_narrow(1, param.flat_start, param.chunk_len)?;
-                            let mut shape = param.shape.clone();
+                            let mut shape = param.local_shape.clone();
                             shape[0] = -1;
-                            chunks.f_reshape(&shape)?.f_narrow(0, 0, param.shape[0])?
+                            chunks.f_reshape(&shape)?.f_narrow(0, 0, param.local_shape[0])?
                         }
                     };
                     whole.detach().f_copy_(&source)?;
@@ -293,7 +319,7 @@ impl Unit {
             Tensor::f_zeros([i64::from(ranks), self.flat_len], (self.precision.reduce, self.device()))?;
         for (param, grad) in self.params.iter().zip(grads) {
             let Some(grad) = grad else { continue };
-            let (rows, row_len) = (param.shape[0], param.row_len());
+            let (rows, row_len) = (param.local_shape[0], param.row_len());
             for to in 0..ranks {
                 let (first, count) = rows_of(rows, ranks, to);
                 if count > 0 {
@@ -310,6 +336,13 @@ impl Unit {
     fn device(&self) -> Device {
         self.params.first().map_or(Device::Cpu, |param| param.shard.device())
     }
+}
+
+/// Leaves of a box what this rank of a group has of a dim.
+fn cut(region: &mut Region, dim: usize, group: &Option<Arc<ProcessGroup>>) {
+    let (first, count) = chunk(region.extent[dim], size(group), rank(group));
+    region.start[dim] += first;
+    region.extent[dim] = count;
 }
 
 /// Adds to a gradient of a shard, in the shard's type; none is zero.

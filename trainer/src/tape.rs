@@ -8,7 +8,8 @@
 //!
 //! Kept are, per unit: its input; the outputs of attention, and of the first, third, fifth matrix product and so on; and what
 //! libtorch saves inside an operation, which on a CPU are two tensors per norm. Matrix products with a weight of one of
-//! the shapes that are always computed again are not counted. A kept operation may not draw random numbers: those after it
+//! the shapes that are always computed again are not counted. Where ranks share layers, sums over ranks are kept, and the whole
+//! sequence is gathered again, by all ranks alike. A kept operation may not draw random numbers: those after it
 //! would get others the second time.
 
 use crate::error::{Error, Result};
@@ -68,14 +69,19 @@ impl Tape {
         Ok(tensor)
     }
 
-    /// The output of a matrix product with a weight: every second one is kept.
+    /// The output of a matrix product with a weight: every second one is kept, and one that must be.
     ///
     /// Errors: as of [`Tape::output`].
-    pub fn product(&self, weight: &Tensor, compute: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
+    pub fn product(
+        &self,
+        weight: &Tensor,
+        is_kept: bool,
+        compute: impl FnOnce() -> Result<Tensor>,
+    ) -> Result<Tensor> {
         let is_counted = !self.again.contains(&weight.size());
         let before = self.products.get();
         self.products.set(before + usize::from(is_counted));
-        self.output(is_counted && before.is_multiple_of(2), compute)
+        self.output(is_kept || is_counted && before.is_multiple_of(2), compute)
     }
 
     /// Ends the recording, and gives up the memory of what is not kept. `others` are tensors that stay.

@@ -25,6 +25,8 @@ pub(super) struct Entry<'a> {
     pub(super) path: Vec<PathPart>,
     pub(super) shape: Vec<u64>,
     pub(super) kind: Kind,
+    /// The dim that tensor parallelism cuts, where the shape has it.
+    tp_dim: Option<usize>,
     pub(super) is_param: bool,
     /// The rank of a pipeline that has it.
     pp_rank: u32,
@@ -52,6 +54,7 @@ pub(super) fn entries<'a>(state: &Tensors<'a>) -> Vec<Entry<'a>> {
             path: path.into_iter().map(PathPart::Key).collect(),
             shape: shape.to_vec(),
             kind,
+            tp_dim: param.tp_dim,
             is_param,
             pp_rank,
             local,
@@ -72,7 +75,8 @@ pub(super) fn entries<'a>(state: &Tensors<'a>) -> Vec<Entry<'a>> {
 
 impl Entry<'_> {
     pub(super) fn placements(&self, degrees: Degrees) -> Vec<Placement> {
-        place(degrees, self.shape.len(), self.pp_rank, Revealed::NoTp).to_vec()
+        let revealed = self.tp_dim.map_or(Revealed::NoTp, |dim| Revealed::TpDim(dim as u32));
+        place(degrees, self.shape.len(), self.pp_rank, revealed).to_vec()
     }
 }
 

@@ -15,8 +15,6 @@ pub struct Llama3 {
     units: Vec<UnitSpec>,
     layers: usize,
     dim: i64,
-    heads: i64,
-    kv_heads: i64,
     head_dim: i64,
     norm_eps: f64,
     /// Complex `[sequence, head_dim / 2]`.
@@ -58,13 +56,12 @@ impl Llama3 {
             }
         };
         let rope = Rope { theta: number(spec.config.get("rope_theta"), "rope_theta")?, scaling };
-        let (heads, kv_heads) = (size("num_attention_heads")?, size("num_key_value_heads")?);
         let (head_dim, layers) = (size("head_dim")?, size("num_hidden_layers")? as usize);
         let dim = size("hidden_size")?;
         let norm_eps = number(spec.config.get("rms_norm_eps"), "rms_norm_eps")?;
         let rope = rope.table(head_dim, positions, device)?;
         let units = units_of_stack(&spec, layers)?;
-        Ok(Llama3 { spec, units, layers, dim, heads, kv_heads, head_dim, norm_eps, rope })
+        Ok(Llama3 { spec, units, layers, dim, head_dim, norm_eps, rope })
     }
 
     fn norm(&self, input: &Tensor, weight: &Tensor) -> Result<Tensor> {
@@ -73,26 +70,27 @@ impl Llama3 {
 
     fn block(&self, params: &Params, input: &Tensor) -> Result<Tensor> {
         let normed = params.cheap(|| self.norm(input, params.get("attention_norm.weight")?))?;
-        let mixed = self.attention(params, &normed)?;
+        let mixed = self.attention(params, &params.whole_sequence(&normed)?)?;
         let attended = params.cheap(|| Ok(input.f_add(&mixed)?))?;
         let normed = params.cheap(|| self.norm(&attended, params.get("ffn_norm.weight")?))?;
-        Ok(attended.f_add(&feed_forward(params, &normed)?)?)
+        let forwarded = feed_forward(params, &params.whole_sequence(&normed)?)?;
+        Ok(attended.f_add(&forwarded)?)
     }
 
-    /// Causal, over `[batch, sequence, dim]`.
+    /// Causal, over `[batch, sequence, dim]`, with the heads that this rank has.
     fn attention(&self, params: &Params, input: &Tensor) -> Result<Tensor> {
         let (batch, sequence, _) = input.size3()?;
-        let project = |name: &str, heads: i64| -> Result<Tensor> {
-            Ok(params.product(name, input)?.f_view([batch, sequence, heads, self.head_dim])?)
+        let project = |name: &str| -> Result<Tensor> {
+            Ok(params.product(name, input)?.f_view([batch, sequence, -1, self.head_dim])?)
         };
         let table = self.rope.f_narrow(0, 0, sequence)?;
         let turned = |states: &Tensor| -> Result<Tensor> {
             Ok(params.cheap(|| turn(states, &table))?.f_transpose(1, 2)?)
         };
-        let query = turned(&project("attention.wq.weight", self.heads)?)?;
-        let key = turned(&project("attention.wk.weight", self.kv_heads)?)?;
-        let value = project("attention.wv.weight", self.kv_heads)?.f_transpose(1, 2)?;
-        let is_grouped = self.heads != self.kv_heads;
+        let query = turned(&project("attention.wq.weight")?)?;
+        let key = turned(&project("attention.wk.weight")?)?;
+        let value = project("attention.wv.weight")?.f_transpose(1, 2)?;
+        let is_grouped = query.size()[1] != key.size()[1];
         let mixed = params.dear(|| {
             let mixed = Tensor::f_scaled_dot_product_attention(
                 &query,
@@ -104,9 +102,9 @@ impl Llama3 {
                 None,
                 is_grouped,
             )?;
-            Ok(mixed.f_transpose(1, 2)?.f_reshape([batch, sequence, self.heads * self.head_dim])?)
+            Ok(mixed.f_transpose(1, 2)?.f_reshape([batch, sequence, -1])?)
         })?;
-        params.product("attention.wo.weight", &mixed)
+        params.product_over_parts("attention.wo.weight", &mixed)
     }
 }
 
@@ -116,7 +114,7 @@ fn feed_forward(params: &Params, input: &Tensor) -> Result<Tensor> {
     let gate = params.cheap(|| Ok(gate.f_silu()?))?;
     let up = params.product("feed_forward.w3.weight", input)?;
     let gated = params.cheap(|| Ok(gate.f_mul(&up)?))?;
-    params.product("feed_forward.w2.weight", &gated)
+    params.product_over_parts("feed_forward.w2.weight", &gated)
 }
 
 impl Model for Llama3 {
@@ -138,13 +136,12 @@ impl Model for Llama3 {
 
     fn forward(&self, unit: usize, params: &Params, input: &Tensor) -> Result<Tensor> {
         if unit == 0 {
-            let weight = params.get("tok_embeddings.weight")?;
-            return Ok(Tensor::f_embedding(weight, input, -1, false, false)?);
+            return params.embedding("tok_embeddings.weight", input);
         }
         if unit <= self.layers {
             return self.block(params, input);
         }
         let normed = self.norm(input, params.get("norm.weight")?)?;
-        params.product("output.weight", &normed)
+        params.logits("output.weight", &normed)
     }
 }

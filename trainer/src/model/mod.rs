@@ -1,5 +1,8 @@
 //! Models as functions of one device: parameters by name and an input in, an output out. What a model is made of is in
 //! [`convert::spec::Model`]; a model here may not name a parameter that the spec does not have.
+//!
+//! What ranks share reaches a model through [`Params`] alone: its parameters are this rank's parts, as many heads as there
+//! are in them, and where a sequence or a sum must be whole, an operation of [`Params`] makes it so.
 
 mod llama3;
 mod rope;
@@ -8,6 +11,7 @@ pub use llama3::Llama3;
 
 use crate::deferred::Products;
 use crate::error::{Error, Result};
+use crate::parallel::Parallel;
 use crate::tape::Tape;
 use convert::spec;
 use tch::{Device, Tensor};
@@ -36,8 +40,8 @@ pub trait Model {
     fn between(&self, tokens: &[i64]) -> Vec<i64>;
 
     /// The forward pass of a unit. The first takes tokens, int64 `[batch, sequence]`; the last gives logits
-    /// `[batch, sequence, vocabulary]`. What of it may be computed again on its own goes through [`Params::product`],
-    /// [`Params::dear`] and [`Params::cheap`]; the rest is kept.
+    /// `[batch, sequence, vocabulary]`, as [`Params::logits`] makes them. What of it may be computed again on its own goes
+    /// through [`Params::product`], [`Params::dear`] and [`Params::cheap`]; the rest is kept.
     ///
     /// Errors: what libtorch gives.
     fn forward(&self, unit: usize, params: &Params, input: &Tensor) -> Result<Tensor>;
@@ -66,19 +70,26 @@ pub fn build(spec: spec::Model, positions: i64, device: Device) -> Result<Box<dy
     build(spec, positions, device)
 }
 
-/// The whole parameters of one unit, and what becomes of outputs that are made with them.
+/// How many tokens a model knows: rows of its embedding.
+pub fn vocabulary(spec: &spec::Model) -> Option<u64> {
+    let embedding = spec.params.iter().find(|param| param.fqn == "tok_embeddings.weight");
+    embedding.and_then(|param| param.shape.first().copied())
+}
+
+/// The parameters of one unit that a rank computes with, the ranks that have the rest, and what becomes of outputs.
 #[derive(Debug)]
 pub struct Params<'a> {
     names: &'a [String],
     tensors: &'a [Tensor],
+    parallel: &'a Parallel,
     tape: Option<&'a Tape>,
     products: Option<&'a Products>,
 }
 
 impl<'a> Params<'a> {
     /// `names` without the unit's prefix, and a tensor for each.
-    pub fn new(names: &'a [String], tensors: &'a [Tensor]) -> Self {
-        Params { names, tensors, tape: None, products: None }
+    pub fn new(names: &'a [String], tensors: &'a [Tensor], parallel: &'a Parallel) -> Self {
+        Params { names, tensors, parallel, tape: None, products: None }
     }
 
     /// With what the outputs of operations are kept in.
@@ -91,14 +102,15 @@ impl<'a> Params<'a> {
         Params { products, ..self }
     }
 
-    /// The matrix product of an input `[.., in]` and a weight `[out, in]`.
+    /// The matrix product of an input `[.., in]` and a weight `[out, in]`: this rank's part of the outputs, where the weight
+    /// is cut.
     ///
     /// Errors: as of [`Params::get`]; what libtorch gives.
     pub fn product(&self, name: &str, input: &Tensor) -> Result<Tensor> {
         let weight = self.get(name)?;
         let compute = || self.linear(weight, input);
         match self.tape {
-            Some(tape) => tape.product(weight, compute),
+            Some(tape) => tape.product(weight, false, compute),
             None => compute(),
         }
     }
@@ -108,6 +120,43 @@ impl<'a> Params<'a> {
             Some(products) => products.product(weight, input),
             None => Ok(input.f_linear(weight, None::<&Tensor>)?),
         }
+    }
+
+    /// The same with a weight whose inputs are cut, `[batch, sequence, in]`: of the sum over ranks this rank's part of the
+    /// sequence. What other ranks have sent is kept.
+    ///
+    /// Errors: as of [`Params::get`]; what libtorch and the collective give.
+    pub fn product_over_parts(&self, name: &str, input: &Tensor) -> Result<Tensor> {
+        let weight = self.get(name)?;
+        let compute = || self.parallel.part_of_sequence(&self.linear(weight, input)?);
+        match self.tape {
+            Some(tape) => tape.product(weight, self.parallel.has_parts(), compute),
+            None => compute(),
+        }
+    }
+
+    /// The whole sequence, `[batch, sequence, ..]`, of this rank's part.
+    ///
+    /// Errors: what the collective gives.
+    pub fn whole_sequence(&self, part: &Tensor) -> Result<Tensor> {
+        match self.parallel.has_parts() {
+            true => self.cheap(|| self.parallel.whole_sequence(part)),
+            false => Ok(part.shallow_clone()),
+        }
+    }
+
+    /// The rows of tokens in an embedding: this rank's part of the sequence.
+    ///
+    /// Errors: as of [`Params::get`]; what libtorch and the collective give.
+    pub fn embedding(&self, name: &str, tokens: &Tensor) -> Result<Tensor> {
+        self.parallel.embedding(self.get(name)?, tokens)
+    }
+
+    /// The product with a head of this rank's part of the sequence, as the loss wants it.
+    ///
+    /// Errors: as of [`Params::product`]; what the collective gives.
+    pub fn logits(&self, name: &str, part: &Tensor) -> Result<Tensor> {
+        self.parallel.logits(&self.product(name, &self.whole_sequence(part)?)?)
     }
 
     /// What is dear to compute: it is kept where not everything is.

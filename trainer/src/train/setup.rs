@@ -9,6 +9,7 @@ use crate::groups::Groups;
 use crate::metrics::thousands;
 use crate::model::{self, Model};
 use crate::optimizer::{Optimizer, Rule};
+use crate::parallel::ParallelOptions;
 use crate::run::{Programs, Runner};
 use crate::session::Session;
 use crate::shard::Precision;
@@ -50,6 +51,12 @@ impl Setup {
         let dims = ParallelDims::new(&config.parallelism, ranks).map_err(|errors| {
             Error::Usage(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
         })?;
+        if dims.cp > 1 {
+            return Err(Error::Usage(format!(
+                "parallelism.context_parallel_degree = {}: this version does not share sequences; set it to 1",
+                dims.cp
+            )));
+        }
         if config.training.threads > 0 {
             rng::set_threads(u32::try_from(config.training.threads).unwrap_or(u32::MAX))?;
         }
@@ -99,10 +106,10 @@ impl Setup {
             spec.flavor,
             thousands(total.to_string())
         );
-        let ParallelDims { pp, dp_replicate, dp_shard, .. } = self.dims;
+        let ParallelDims { pp, dp_replicate, dp_shard, tp, .. } = self.dims;
         let Batch { global, local, accumulation_steps, microbatches, .. } = self.step.batch;
         info!(
-            "pp {pp} x dp_replicate {dp_replicate} x dp_shard {dp_shard}; global batch size {global} = local {local} x \
+            "pp {pp} x dp_replicate {dp_replicate} x dp_shard {dp_shard} x tp {tp}; global batch size {global} = local {local} x \
              {} ranks x {accumulation_steps} turns; sequence length {}; seed {}",
             self.dims.batch(),
             self.seq_len,
@@ -165,6 +172,8 @@ impl Setup {
             stage_ranks: self.step.stage_ranks(),
         };
         let runner = Runner::new(&*self.model, groups, units, optimizer, programs, training.max_norm)?;
+        let options = ParallelOptions { is_loss_parallel: !config.parallelism.disable_loss_parallel };
+        let runner = runner.with_parallel(options)?;
         let ac = &config.activation_checkpoint;
         Ok(runner.with_products_again(ac.per_op_sac_force_recompute_mm_shapes_by_fqns.clone()))
     }
@@ -339,9 +348,8 @@ pub(super) fn shared_seed(named: Option<u64>, session: &Session) -> Result<u64> 
 /// Whether every token of the tokenizer is one of the model's.
 fn fits(tokenizer: &Tokenizer, model: &dyn Model, folder: &str) -> Result<()> {
     let (spec, tokens) = (model.spec(), tokenizer.vocab_size() as u64);
-    let embedding = spec.params.iter().find(|param| param.fqn == "tok_embeddings.weight");
-    match embedding.and_then(|param| param.shape.first()) {
-        Some(&rows) if rows < tokens => Err(Error::Usage(format!(
+    match model::vocabulary(spec) {
+        Some(rows) if rows < tokens => Err(Error::Usage(format!(
             "model.hf_assets_path = {folder:?}: the tokenizer has {tokens} tokens, but {} embeds {rows}; give the tokenizer of \
              the model, or another model.flavor",
             spec.name()

@@ -30,7 +30,8 @@ const CASES: &[Case] = &[
     ("--parallelism.data_parallel_shard_degree=3", 2, 2),
     ("--parallelism.data_parallel_replicate_degree=3", 2, 2),
     ("--training.global_batch_size=5", 2, 2),
-    ("--parallelism.tensor_parallel_degree=2", 2, 2),
+    ("--parallelism.tensor_parallel_degree=3", 3, 2),
+    ("--parallelism.context_parallel_degree=2", 2, 2),
     // The data.
     ("--training.dataset=c5", 2, 2),
     ("--training.dataset_path=None", 2, 2),
@@ -100,7 +101,8 @@ fn prepare(job: &Job) {
         let path = entry.unwrap().path();
         if path.is_file() {
             let manifest = std::fs::read(&path).unwrap();
-            std::fs::write(&path, &manifest[..manifest.len() / 2]).unwrap();
+            // Where it ends the message says; checksums before it are of other lengths every time.
+            std::fs::write(&path, &manifest[..2]).unwrap();
         }
     }
 }

@@ -15,6 +15,7 @@ use trainer::ffi::rng;
 use trainer::groups::Groups;
 use trainer::model::{Llama3, Model};
 use trainer::optimizer::{Implementation, Optimizer, Rule};
+use trainer::parallel::ParallelOptions;
 use trainer::run::{Programs, Runner, Sequences, Surroundings};
 use trainer::shard::Precision;
 use trainer::{Result, begin};
@@ -35,6 +36,8 @@ pub struct Cut {
     pub schedule: (PipelineSchedule, u32),
     pub dp_replicate: u32,
     pub dp_shard: u32,
+    pub tp: u32,
+    pub is_loss_parallel: bool,
     pub microbatches: u32,
     /// Every so-many-th block is computed again; 0 for none.
     pub recompute: usize,
@@ -52,6 +55,8 @@ pub const ONE: Cut = Cut {
     schedule: (PipelineSchedule::GPipe, 1),
     dp_replicate: 1,
     dp_shard: 1,
+    tp: 1,
+    is_loss_parallel: true,
     microbatches: 1,
     recompute: 0,
     is_selective: false,
@@ -63,8 +68,8 @@ pub const ONE: Cut = Cut {
 
 impl Cut {
     pub fn dims(self) -> ParallelDims {
-        let Cut { pp, dp_replicate, dp_shard, .. } = self;
-        ParallelDims { pp, dp_replicate, dp_shard, cp: 1, tp: 1, ep: 1, etp: 1 }
+        let Cut { pp, dp_replicate, dp_shard, tp, .. } = self;
+        ParallelDims { pp, dp_replicate, dp_shard, cp: 1, tp, ep: 1, etp: 1 }
     }
 }
 
@@ -190,8 +195,10 @@ impl<'a> Training<'a> {
         let units = begin::units(model, groups, precision, Device::Cpu, 7, numbers).unwrap();
         let optimizer = Optimizer::new(Rule::AdamW, Implementation::Fused, &units).unwrap();
         let runner = Runner::new(model, groups, units, optimizer, programs, 1.0).unwrap();
-        let text =
-            Text::new(cut.dims().coordinate(Group::Batch, rank), cut.dims().batch(), cut.microbatches, from);
+        let options = ParallelOptions { is_loss_parallel: cut.is_loss_parallel };
+        let runner = runner.with_parallel(options).unwrap();
+        let dims = cut.dims();
+        let text = Text::new(dims.coordinate(Group::Batch, rank), dims.batch(), cut.microbatches, from);
         let step = from.map_or(0, |resumed| resumed.step);
         Training { runner, text, step, hyper: hyper(), unit_ranks, groups, rank, cut }
     }

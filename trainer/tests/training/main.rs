@@ -1,6 +1,7 @@
 //! Training the small Llama: figures of TorchTitan and PyTorch, saves and resumes, activations computed again.
 
 mod llama;
+mod operations;
 mod optimizer;
 mod parity;
 mod parts;
@@ -9,3 +10,4 @@ mod resume;
 mod stored;
 #[path = "../support/mod.rs"]
 mod support;
+mod tensor;

@@ -8,9 +8,13 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor, no_grad};
 use trainer::groups::Groups;
 use trainer::optimizer::{Implementation, Optimizer, Rule, Settings};
-use trainer::shard::{Param, Precision, Unit};
+use trainer::shard::{Param, ParamSpec, Precision, Unit};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/optimizer/adam");
+
+fn param(name: &str, shape: Vec<i64>) -> ParamSpec {
+    ParamSpec { fqn: name.to_owned(), name: name.to_owned(), shape, tp_dim: None }
+}
 
 struct Fixture {
     said: Value,
@@ -60,7 +64,7 @@ impl Fixture {
         let params = self.said["params"].as_object().unwrap();
         let shape =
             |shape: &Value| shape.as_array().unwrap().iter().map(|size| size.as_i64().unwrap()).collect();
-        let params = params.iter().map(|(name, of)| (name.clone(), name.clone(), shape(of)));
+        let params = params.iter().map(|(name, of)| param(name, shape(of)));
         let precision = Precision { stored: case.kind, param: case.kind, reduce: Kind::Float };
         let mut unit = Unit::new(params, &Groups::default(), precision, Device::Cpu).unwrap();
         for param in &mut unit.params {
@@ -147,7 +151,7 @@ fn in_bfloat16_no_implementation_is_another() {
 #[test]
 fn a_step_without_gradients_changes_nothing() {
     for implementation in [Implementation::Fused, Implementation::Foreach, Implementation::ForLoop] {
-        let params = [("weight".to_owned(), "weight".to_owned(), vec![3, 2])];
+        let params = [param("weight", vec![3, 2])];
         let precision = Precision { stored: Kind::Float, param: Kind::Float, reduce: Kind::Float };
         let mut units = vec![Unit::new(params, &Groups::default(), precision, Device::Cpu).unwrap()];
         let _ = no_grad(|| units[0].params[0].shard.fill_(2.0));

@@ -22,17 +22,17 @@ const GRAD_NORMS: [f64; 10] =
     [0.5486, 0.5534, 0.5629, 0.6058, 0.6785, 0.8315, 0.9802, 1.1391, 1.1956, 1.2258];
 const TOLERANCE: f64 = 1e-4;
 
-fn groups(rank: &Rank, cut: Cut) -> Groups {
+pub fn groups(rank: &Rank, cut: Cut) -> Groups {
     Groups::of_mesh(rank.group("world", LONG).unwrap(), &cut.dims(), &|_| Ok(())).unwrap()
 }
 
 /// Loss over all ranks and gradient norm of every step.
-fn train(groups: &Groups, rank: u32, cut: Cut) -> Vec<(f64, f64)> {
+pub fn train(groups: &Groups, rank: u32, cut: Cut) -> Vec<(f64, f64)> {
     Training::new(&model(), groups, rank, cut, None).until(STEPS)
 }
 
 /// Bfloat16 has three digits: the same course, not the same figures.
-fn compare_roughly(found: &[(f64, f64)]) {
+pub fn compare_roughly(found: &[(f64, f64)]) {
     compare_within(found, 0.01, 0.02);
 }
 
@@ -69,9 +69,8 @@ fn alone(cut: Cut) {
     compare(&train(&Groups::default(), 0, cut));
 }
 
-fn on_mesh(rank: &Rank, cut: Cut) {
+pub fn on_mesh(rank: &Rank, cut: Cut) {
     let groups = groups(rank, cut);
-    // Data-parallel ranks in the order of the mesh.
     compare(&train(&groups, rank.rank, cut));
 }
 

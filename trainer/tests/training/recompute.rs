@@ -13,6 +13,7 @@ use trainer::ffi::rng::{self, RngState};
 use trainer::groups::Groups;
 use trainer::model::{Llama3, Model, Params, UnitSpec};
 use trainer::optimizer::Settings;
+use trainer::parallel::Parallel;
 use trainer::tape::Tape;
 use trainer::{Error, Result};
 
@@ -156,13 +157,13 @@ fn operations_that_are_computed_again_change_no_bit_on_two_ranks() {
 #[test]
 fn what_is_kept_and_what_is_not() {
     let model = model();
-    let nobody = Groups::default();
+    let (nobody, alone) = (Groups::default(), Parallel::default());
     let training = Training::new(&model, &nobody, 0, ONE, None);
     let unit = &training.runner.units[1];
     let input = leaf(&Tensor::ones([1, 64, 256], (Kind::Float, Device::Cpu)));
     let in_tensors = |again: &[[i64; 2]]| {
         let tape = Tape::new(again.iter().map(|shape| shape.to_vec()).collect());
-        let params = Params::new(&unit.names, unit.whole()).on_tape(Some(&tape));
+        let params = Params::new(&unit.names, unit.whole(), &alone).on_tape(Some(&tape));
         let output = with_grad(|| model.forward(1, &params, &input)).unwrap();
         tape.give_up(&[&input, &output]).unwrap();
         let of = |byte_len: usize| byte_len as f64 / (64.0 * 256.0 * 4.0);

@@ -10,6 +10,7 @@ use dcp::save::{SaveOptions, Saver};
 use dcp::storage::{Place, open_url};
 use std::sync::Arc;
 use std::time::Duration;
+use tempfile::TempDir;
 use trainer::checkpoint::{self, Content, DataPlace, Parts, Resumed};
 use trainer::coordinate::StoreKeys;
 use trainer::ffi::rng;
@@ -84,20 +85,44 @@ fn close(found: &[(f64, f64)], expected: &[(f64, f64)]) {
     assert_eq!(found.len(), expected.len());
 }
 
-fn saved_and_resumed(rank: &Rank, format: &str) {
-    // Rank 0 makes the folder, and removes it when all are done.
-    let folder = (rank.rank == 0).then(|| tempfile::tempdir().unwrap());
-    if let Some(folder) = &folder {
-        rank.store.set("folder", folder.path().to_str().unwrap().as_bytes()).unwrap();
-    }
-    let path = String::from_utf8(rank.store.get("folder", LONG).unwrap()).unwrap();
-    let run = open_url(&format!("{path}/two")).unwrap();
+/// A folder that rank 0 makes, and removes when it is dropped.
+struct Shared {
+    path: String,
+    _folder: Option<TempDir>,
+}
 
-    let cut = Cut { dp_shard: 2, ..ONE };
-    let groups = Groups::of_mesh(rank.group("world", LONG).unwrap(), &cut.dims(), &|_| Ok(())).unwrap();
+impl Shared {
+    fn new(rank: &Rank) -> Shared {
+        let folder = (rank.rank == 0).then(|| tempfile::tempdir().unwrap());
+        if let Some(folder) = &folder {
+            rank.store.set("folder", folder.path().to_str().unwrap().as_bytes()).unwrap();
+        }
+        let path = String::from_utf8(rank.store.get("folder", LONG).unwrap()).unwrap();
+        Shared { path, _folder: folder }
+    }
+
+    fn run(&self, name: &str) -> Place {
+        open_url(&format!("{}/{name}", self.path)).unwrap()
+    }
+}
+
+/// The groups of a mesh, under names of their own.
+fn groups(rank: &Rank, name: &str, cut: Cut) -> Groups {
+    let store = Arc::new(rank.store.prefix(name).unwrap());
+    let rank = Rank { store, ..*rank };
+    Groups::of_mesh(rank.group("world", LONG).unwrap(), &cut.dims(), &|_| Ok(())).unwrap()
+}
+
+fn coordinator(rank: &Rank) -> Arc<dyn Coordinator> {
     let keys = StoreKeys::new(Arc::new(rank.store.prefix("save").unwrap()));
-    let peers = Peers::new(Arc::new(keys), rank.rank, rank.size, Duration::from_secs(60)).unwrap();
-    let two = Job { groups: &groups, coordinator: Arc::new(peers), rank: rank.rank, cut };
+    Arc::new(Peers::new(Arc::new(keys), rank.rank, rank.size, Duration::from_secs(60)).unwrap())
+}
+
+fn saved_and_resumed(rank: &Rank, format: &str) {
+    let folder = Shared::new(rank);
+    let cut = Cut { dp_shard: 2, ..ONE };
+    let (groups, run) = (groups(rank, "two", cut), folder.run("two"));
+    let two = Job { groups: &groups, coordinator: coordinator(rank), rank: rank.rank, cut };
     let (losses, last) = two.train_and_save(&run, format);
     assert!(two.resume(&run, "first") == (losses.clone(), last.clone()), "the same mesh gives the same bits");
     assert!(two.resume(&run, "second") == (losses.clone(), last), "a second time as the first");
@@ -106,11 +131,40 @@ fn saved_and_resumed(rank: &Rank, format: &str) {
         let nobody = Groups::default();
         let one = Job { groups: &nobody, coordinator: Arc::new(Alone), rank: 0, cut: ONE };
         close(&one.resume(&run, "alone").0, &losses);
-        one.train_and_save(&open_url(&format!("{path}/one")).unwrap(), format);
+        one.train_and_save(&folder.run("one"), format);
     }
     two.coordinator.meet("the run of one rank is saved").unwrap();
-    close(&two.resume(&open_url(&format!("{path}/one")).unwrap(), "from one").0, &losses);
+    close(&two.resume(&folder.run("one"), "from one").0, &losses);
     two.coordinator.meet("done").unwrap();
+}
+
+/// From two shards of two ranks that share layers, which cut both dims of some tensors and one dim of others twice, to other
+/// meshes of as many ranks and to one, and back.
+fn moved(rank: &Rank, format: &str) {
+    let (folder, coordinator) = (Shared::new(rank), coordinator(rank));
+    let both = Cut { dp_shard: 2, tp: 2, ..ONE };
+    let others = [("tp", Cut { tp: 4, ..ONE }), ("copies", Cut { dp_replicate: 2, dp_shard: 2, ..ONE })];
+    let groups_of_both = groups(rank, "both", both);
+    let of_both =
+        Job { groups: &groups_of_both, coordinator: coordinator.clone(), rank: rank.rank, cut: both };
+    let run = folder.run("both");
+    let (losses, last) = of_both.train_and_save(&run, format);
+    assert!(of_both.resume(&run, "same") == (losses.clone(), last), "the same mesh gives the same bits");
+    for (name, cut) in others {
+        let groups = groups(rank, name, cut);
+        let job = Job { groups: &groups, coordinator: coordinator.clone(), rank: rank.rank, cut };
+        close(&job.resume(&run, name).0, &losses);
+        if name == "copies" {
+            job.train_and_save(&folder.run(name), format);
+        }
+    }
+    close(&of_both.resume(&folder.run("copies"), "back").0, &losses);
+    if rank.rank == 0 {
+        let nobody = Groups::default();
+        let one = Job { groups: &nobody, coordinator: Arc::new(Alone), rank: 0, cut: ONE };
+        close(&one.resume(&run, "alone").0, &losses);
+    }
+    coordinator.meet("done").unwrap();
 }
 
 #[test]
@@ -126,4 +180,14 @@ fn a_run_goes_on_from_what_it_saved_in_the_format_of_pytorch() {
     run_well("resume::a_run_goes_on_from_what_it_saved_in_the_format_of_pytorch", 2, |rank| {
         saved_and_resumed(rank, "dcp");
     });
+}
+
+#[test]
+fn a_run_that_shares_layers_moves_in_the_native_format() {
+    run_well("resume::a_run_that_shares_layers_moves_in_the_native_format", 4, |rank| moved(rank, "titan"));
+}
+
+#[test]
+fn a_run_that_shares_layers_moves_in_the_format_of_pytorch() {
+    run_well("resume::a_run_that_shares_layers_moves_in_the_format_of_pytorch", 4, |rank| moved(rank, "dcp"));
 }
