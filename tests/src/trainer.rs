@@ -1,9 +1,9 @@
-//! The binary `titan-train`, built when a test first asks for it.
+//! The binaries `titan-train` and `titan-ckpt`, built when a test first asks for them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 /// Loss and gradient norm by step.
 pub type Figures = BTreeMap<u64, (f64, f64)>;
@@ -11,7 +11,7 @@ pub type Figures = BTreeMap<u64, (f64, f64)>;
 /// A command that runs the trainer on the CPU in a folder, with one thread per rank and without the launchers that the
 /// tests' own environment may name.
 pub fn command(folder: &Path) -> Command {
-    let mut command = Command::new(binary());
+    let mut command = Command::new(binary("titan-train"));
     command.current_dir(folder).stdin(Stdio::null());
     command.env("OMP_NUM_THREADS", "1").env("TITAN_TORCH_CUDA", "off");
     for variable in ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "SLURM_STEP_ID", "PMI_RANK"] {
@@ -20,18 +20,23 @@ pub fn command(folder: &Path) -> Command {
     command
 }
 
-/// Where cargo puts it. Cargo builds it only where something has changed.
-fn binary() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
+/// A command of `titan-ckpt`.
+pub fn titan_ckpt() -> Command {
+    Command::new(binary("titan-ckpt"))
+}
+
+/// Where cargo puts a package's binary of the same name. Cargo builds it only where something has changed.
+fn binary(name: &'static str) -> PathBuf {
+    static BUILT: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if built.insert(name) {
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "-p", "titan-train", "--bin", "titan-train"]);
+        cargo.args(["build", "--quiet", "-p", name, "--bin", name]);
         let status = cargo.current_dir(crate::workspace()).status().expect("cargo runs");
-        assert!(status.success(), "titan-train is not built: {status}");
-        let test = std::env::current_exe().expect("this program has a path");
-        let profile = test.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
-        profile.join("titan-train")
-    })
+        assert!(status.success(), "{name} is not built: {status}");
+    }
+    let test = std::env::current_exe().expect("this program has a path");
+    test.ancestors().nth(2).expect("target/PROFILE/deps/TEST").join(name)
 }
 
 /// Reads lines that have `step:  6  loss:  7.70003  grad_norm:  0.8315` in them: ours and TorchTitan's.

@@ -1,5 +1,6 @@
 //! The trainer beside TorchTitan, and over S3.
 
+mod matrix;
 mod parity;
 mod s3;
 mod torchtitan;

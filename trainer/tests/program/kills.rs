@@ -72,3 +72,62 @@ fn twenty_kills_change_no_bit() {
     }
     println!("{killed} kills, no bit changed");
 }
+
+/// Ranks, and flags of the mesh. A step has four sequences.
+const MESHES: [(u32, &[&str]); 8] = [
+    (2, &[]),
+    (4, &["--parallelism.data_parallel_replicate_degree=2"]),
+    (2, &["--parallelism.data_parallel_replicate_degree=2"]),
+    (2, &["--parallelism.tensor_parallel_degree=2"]),
+    (2, &["--parallelism.pipeline_parallel_degree=2", "--training.local_batch_size=4"]),
+    (2, &["--parallelism.context_parallel_degree=2"]),
+    (4, &["--parallelism.tensor_parallel_degree=2"]),
+    (
+        4,
+        &[
+            "--parallelism.tensor_parallel_degree=2",
+            "--parallelism.pipeline_parallel_degree=2",
+            "--parallelism.pipeline_parallel_schedule=ZBVZeroBubble",
+            "--training.local_batch_size=2",
+        ],
+    ),
+];
+
+/// In the middle of steps that do not end: all ranks end in time, the one that was killed is named, and the run goes on on
+/// the mesh after.
+#[test]
+fn one_rank_of_every_mesh_is_killed() {
+    for (index, (ranks, mesh)) in MESHES.iter().enumerate() {
+        let job = Job::new();
+        let nproc = format!("--nproc={ranks}");
+        let endless = ["--training.steps=1000", "--lr_scheduler.total_steps=1000"];
+        let flags = [&[&*nproc], &endless, *mesh].concat();
+        let launcher = job.command(&flags).spawn().unwrap();
+        until("steps to kill", || job.figures().len() >= 5);
+        let processes = children(launcher.id());
+        assert_eq!(processes.len() as u32, *ranks);
+        let killed = index % processes.len();
+        kill(processes[killed]);
+        let ended = crate::run::Ended::of(launcher);
+        assert_eq!(ended.code, Some(128 + 9), "{mesh:?}: {}", ended.text);
+        let named = format!("rank {killed} was killed by SIGKILL (9)");
+        let culprits = ended.errors().into_iter().filter(|line| line.contains(&named)).count();
+        assert_eq!(culprits, 1, "{mesh:?}, rank {killed}: {}", ended.text);
+        for process in processes {
+            assert!(
+                !std::path::Path::new(&format!("/proc/{process}/exe")).exists(),
+                "{mesh:?}: a rank is left"
+            );
+        }
+        let (ranks, mesh) = MESHES[(index + 1) % MESHES.len()];
+        let nproc = format!("--nproc={ranks}");
+        let last = job.figures().keys().next_back().copied().unwrap();
+        let steps = format!("--training.steps={}", last + 2);
+        let flags = [&[&*nproc, &*steps, "--lr_scheduler.total_steps=1000"], mesh].concat();
+        let ended = job.run_well(&flags);
+        let began = ended.text.lines().find_map(|line| line.split_once("Training starts at step "));
+        let began: u64 = began.unwrap().1.trim().parse().unwrap();
+        assert!(began > 1 && began <= last + 1, "{mesh:?}: it began at step {began} after {last}");
+        println!("{mesh:?}: goes on at step {began} after a kill in step {}", last + 1);
+    }
+}

@@ -74,6 +74,7 @@ const SHORT: &[(&str, &str)] = &[
     ("balancer=", "--parallelism.context_parallel_load_balancer="),
     ("tp=", "--parallelism.tensor_parallel_degree="),
     ("reshard=", "--parallelism.fsdp_reshard_after_forward="),
+    ("loss=whole", "--parallelism.disable_loss_parallel"),
     ("ac=", "--activation_checkpoint.mode="),
     ("every=", "--activation_checkpoint.selective_ac_option="),
 ];
@@ -111,16 +112,45 @@ const RUNS: &[(u32, &str)] = &[
     (4, "pp=2 schedule=1F1B local=2"),
     (4, "pp=2 schedule=InterleavedZeroBubble local=2 ac=selective every=op reshard=always"),
     (4, "pp=2 schedule=GPipe local=1 global=4 replicate=2"),
+    // Tensor parallelism.
+    (2, "tp=2"),
+    (4, "tp=4"),
+    (2, "tp=2 loss=whole"),
+    (2, "tp=2 ac=full"),
+    (2, "tp=2 ac=selective every=2 local=2 global=4"),
+    (2, "tp=2 ac=selective every=op"),
+    (4, "tp=2 local=2"),
+    (4, "tp=2 replicate=2 local=2"),
+    (4, "tp=2 pp=2 schedule=1F1B"),
+    (8, "tp=2 replicate=2 local=1"),
+    (8, "tp=2 pp=2 schedule=1F1B local=2"),
+    (8, "tp=2 pp=2 schedule=GPipe local=1 global=4 ac=full"),
+    (8, "tp=2 pp=2 schedule=ZBVZeroBubble local=2 ac=selective every=2"),
+    (8, "tp=2 pp=2 schedule=Interleaved1F1B local=2 ac=selective every=op"),
+    // Context parallelism.
+    (2, "cp=2 rotate=allgather balancer=headtail"),
+    (2, "cp=2 rotate=allgather balancer="),
+    (2, "cp=2 rotate=alltoall balancer=headtail"),
+    (2, "cp=2 rotate=alltoall balancer="),
+    (4, "cp=4 rotate=allgather balancer=headtail"),
+    (4, "cp=4 rotate=alltoall balancer=headtail"),
+    (4, "cp=2 local=2"),
+    (4, "cp=2 tp=2"),
+    (8, "cp=2 tp=2 pp=2 schedule=1F1B"),
+    (8, "cp=2 tp=2 pp=2 schedule=1F1B local=2 global=4 ac=full"),
+    (8, "cp=2 tp=2 pp=2 schedule=ZBVZeroBubble ac=selective every=2"),
+    (8, "cp=2 tp=2 pp=2 schedule=Interleaved1F1B ac=selective every=op"),
 ];
 
-fn flags(run: &(u32, &str)) -> Vec<String> {
+/// The flags that short names stand for.
+pub(super) fn long_flags(ranks: u32, choices: &str) -> Vec<String> {
     let long = |word: &str| {
         let found =
             SHORT.iter().find_map(|(short, long)| Some(format!("{long}{}", word.strip_prefix(short)?)));
-        found.unwrap_or_else(|| word.to_owned())
+        found.unwrap_or_else(|| panic!("`{word}` is no short name"))
     };
-    let ranks = (run.0 > 1).then(|| format!("--nproc={}", run.0));
-    run.1.split_whitespace().map(long).chain(ranks).collect()
+    let ranks = (ranks > 1).then(|| format!("--nproc={ranks}"));
+    choices.split_whitespace().map(long).chain(ranks).collect()
 }
 
 #[test]
@@ -131,13 +161,13 @@ fn figures_are_torchtitans_on_every_mesh() {
     let expected = torchtitan(&peer, folder.path(), &["--checkpoint.load_only"]);
     assert!(expected.keys().copied().eq(1..=10), "{expected:?}");
     let mut table = String::new();
-    for run in RUNS {
-        let name = format!("{} ranks: {}", run.0, run.1);
-        let flags = flags(run);
+    for (ranks, choices) in RUNS {
+        let name = format!("{ranks} ranks: {choices}");
+        let flags = long_flags(*ranks, choices);
         let flags: Vec<&str> = flags.iter().map(String::as_str).chain(["--checkpoint.load_only"]).collect();
         let [loss, norm] = worst(&name, &ours(folder.path(), &flags), &expected, 1..=10);
-        let choices = if run.1.is_empty() { String::new() } else { format!("`{}`", run.1) };
-        let _ = writeln!(table, "| {} | {choices} | {loss:.1e} | {norm:.1e} |", run.0);
+        let choices = if choices.is_empty() { String::new() } else { format!("`{choices}`") };
+        let _ = writeln!(table, "| {ranks} | {choices} | {loss:.1e} | {norm:.1e} |");
     }
     if let Some(path) = std::env::var_os("TITAN_PARITY_TABLE") {
         std::fs::write(path, document(&expected, &table)).unwrap();
