@@ -65,14 +65,6 @@ impl Setup {
         rng::manual_seed(seed)?;
         let seq_len = longest(config);
         let model = model::build(config.model()?, seq_len, session.device)?;
-        for (name, degree) in [("tensor", dims.tp), ("context", dims.cp)] {
-            if degree > 1 {
-                return Err(Error::Usage(format!(
-                    "parallelism.{name}_parallel_degree = {degree}: this version trains with data and pipeline parallelism \
-                     only; set it to 1"
-                )));
-            }
-        }
         let csv = schedule_text(config)?;
         let step = Step::new(config, &dims, model.blocks().len() as u32, csv.as_deref());
         let step = step.map_err(|error| Error::Usage(error.to_string()))?;
