@@ -24,6 +24,20 @@ pub enum Error {
     #[error("{model}: {why}")]
     NoFlops { model: String, why: String },
 
+    #[error("{why}")]
+    NotModelled { why: String },
+
+    #[error(transparent)]
+    Step(#[from] crate::step::StepError),
+
+    /// A program that is wrong, of a rank of the pipeline: a bug of what made it.
+    #[error("rank {rank} of the pipeline: the step's program: {fault}")]
+    Program { rank: u32, fault: crate::program::Fault },
+
+    /// Ranks that would wait for ever.
+    #[error(transparent)]
+    Stuck(#[from] crate::simulate::Stuck),
+
     /// What launchers say of this process makes no sense.
     #[error("{why}")]
     Environment { why: String },
@@ -36,6 +50,10 @@ impl Error {
             Error::BadConfig { .. }
             | Error::NoSuchPreset { .. }
             | Error::NoFlops { .. }
+            | Error::NotModelled { .. }
+            | Error::Step(_)
+            | Error::Program { .. }
+            | Error::Stuck(_)
             | Error::Environment { .. } => ErrorKind::Usage,
             Error::Unreadable { .. } => ErrorKind::Io,
         }

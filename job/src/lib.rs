@@ -6,6 +6,7 @@
 pub mod batch;
 pub mod config;
 pub mod error;
+pub mod estimate;
 pub mod flops;
 pub mod launch;
 pub mod lr;
@@ -14,6 +15,7 @@ pub mod pipeline;
 pub mod presets;
 pub mod program;
 pub mod saving;
+pub mod simulate;
 pub mod step;
 pub mod timeline;
 
