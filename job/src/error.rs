@@ -18,6 +18,12 @@ pub enum Error {
     #[error("{path}: the configuration could not be read; give the path of a TOML file, or `preset:NAME`")]
     Unreadable { path: PathBuf, source: std::io::Error },
 
+    #[error(
+        "parallelism.pipeline_parallel_schedule_csv = {path:?}: it could not be read; give the path of a CSV file, or remove \
+         it and name a schedule"
+    )]
+    UnreadableSchedule { path: PathBuf, source: std::io::Error },
+
     #[error("no preset is named `{name}`; known: {known}")]
     NoSuchPreset { name: String, known: String },
 
@@ -55,7 +61,7 @@ impl Error {
             | Error::Program { .. }
             | Error::Stuck(_)
             | Error::Environment { .. } => ErrorKind::Usage,
-            Error::Unreadable { .. } => ErrorKind::Io,
+            Error::Unreadable { .. } | Error::UnreadableSchedule { .. } => ErrorKind::Io,
         }
     }
 }

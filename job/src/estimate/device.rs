@@ -65,10 +65,10 @@ pub struct Calibration {
 /// Made on the rows of `docs/plan.md`.
 static H100: Calibration = Calibration {
     product_share: 0.48,
-    float8_share: 0.48,
-    attention_share: 0.30,
+    float8_share: 0.42,
+    attention_share: 0.27,
     memory_share: 0.60,
-    node_share: 0.75,
+    node_share: 0.80,
     network_share: 0.80,
     collective_seconds: 15e-6,
     hop_seconds: 3e-6,

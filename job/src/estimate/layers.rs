@@ -115,7 +115,8 @@ pub(super) fn works(model: &Model, layers: u32) -> Result<Vec<Work>> {
     }
     let work = |(unit, mut params): (usize, Vec<&Param>)| {
         // A block's gate and up projections come before what takes their product.
-        params.sort_by_key(|param| param.fqn.contains(".feed_forward.w2") || param.fqn.contains(".experts.w2"));
+        params
+            .sort_by_key(|param| param.fqn.contains(".feed_forward.w2") || param.fqn.contains(".experts.w2"));
         let layer = match unit {
             0 => Layer::Embedding,
             unit if unit == last => Layer::Head,
@@ -139,6 +140,8 @@ fn of_unit(model: &Model, layer: Layer, params: &[&Param]) -> Result<Work> {
                 work.norms += 1;
                 continue;
             }
+            // One number of each expert and output, added and not multiplied with.
+            _ if param.fqn.ends_with("bias") => continue,
             [outputs, inputs] if layer != Layer::Embedding => (1, 1, [outputs, inputs]),
             [experts, outputs, inputs] => (experts_per_token(model)?, experts, [outputs, inputs]),
             _ => continue,
@@ -148,10 +151,14 @@ fn of_unit(model: &Model, layer: Layer, params: &[&Param]) -> Result<Work> {
         let tp_dim = param.tp_dim.map(|dim| dim + 2 - param.shape.len());
         let before = work.products.last();
         let shares_input = before.is_some_and(|before| {
-            before.inputs == inputs && before.tp_dim == Some(0) && tp_dim == Some(0) && before.weights == weights
+            before.inputs == inputs
+                && before.tp_dim == Some(0)
+                && tp_dim == Some(0)
+                && before.weights == weights
         });
         // Queries, keys and values of one input; then gate and up.
-        let shares_input = shares_input && !param.fqn.ends_with("w1.weight") && !param.fqn.ends_with("experts.w1");
+        let shares_input =
+            shares_input && !param.fqn.ends_with("w1.weight") && !param.fqn.ends_with("experts.w1");
         work.products.push(Product { inputs, outputs, times, weights, tp_dim, shares_input });
     }
     Ok(work)

@@ -24,6 +24,11 @@ impl Span {
         Span { ranks: members.len() as u32, on_node: on_node.max(1) }
     }
 
+    /// Bytes that come to a rank that gets all of `bytes` and has its own part.
+    pub fn carried(&self, bytes: f64) -> f64 {
+        bytes * f64::from(self.ranks - 1) / f64::from(self.ranks)
+    }
+
     fn nodes(&self) -> u32 {
         self.ranks.div_ceil(self.on_node)
     }

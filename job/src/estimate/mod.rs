@@ -74,8 +74,8 @@ pub fn costs(
         message: links.send(span(Group::Pp), setting.message_bytes() as f64),
         message_bytes: setting.message_bytes(),
         logits_bytes: (logits * setting.element as f64) as u64,
-        // In float32: the logarithms of shares, and the gradient.
-        loss_working_bytes: (logits * (8 + setting.element) as f64) as u64,
+        // In float32: the logarithms of shares, their gradient, and that of the logits.
+        loss_working_bytes: (logits * 12.0) as u64,
     })
 }
 

@@ -17,6 +17,28 @@ pub struct Assumptions {
     pub async_tp: bool,
 }
 
+impl Assumptions {
+    /// Every one by name, after `--assume`.
+    pub const NAMES: [&'static str; 3] = ["float8", "compile", "async-tp"];
+
+    /// Takes one for granted by its name; `false` where there is none of it.
+    pub fn assume(&mut self, name: &str) -> bool {
+        match name {
+            "float8" => self.float8 = true,
+            "compile" => self.compile = true,
+            "async-tp" => self.async_tp = true,
+            _ => return false,
+        }
+        true
+    }
+
+    /// The names of those that are taken for granted.
+    pub fn names(&self) -> Vec<&'static str> {
+        let held = [self.float8, self.compile, self.async_tp];
+        Self::NAMES.into_iter().zip(held).filter_map(|(name, held)| held.then_some(name)).collect()
+    }
+}
+
 /// Where a microbatch is computed, and in which types.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) struct Setting<'a> {
@@ -66,6 +88,10 @@ const BACKWARD_TRAFFIC: f64 = 2.0;
 const BACKWARD_ATTENTION: f64 = 2.5;
 /// Bytes to cast an element to 8 bits: its largest is looked for, then it is read again and written.
 const CAST: f64 = 5.0;
+/// The same along both dims.
+const CAST_BOTH: f64 = 8.0;
+/// Bytes to turn an element in 8 bits to its other dim.
+const TURN: f64 = 2.0;
 /// Bytes of an update of an element in float32: parameter, gradient and two moments are read, three of them written.
 const UPDATE: f64 = 28.0;
 /// Bytes of the norm of a gradient, and of scaling it.
@@ -143,10 +169,14 @@ impl Setting<'_> {
         if !in_float8 {
             return [seconds; 3];
         }
-        let cast = |bytes: f64| self.device.traffic(bytes / self.element as f64 * CAST);
-        let of_input = if product.shares_input { 0.0 } else { cast(input) };
-        // The weight comes in 8 bits; the gradient of the output and the input are wanted along their other dim, too.
-        [seconds + of_input, seconds + cast(output), seconds + of_input]
+        let cast = |bytes: f64, each: f64| self.device.traffic(bytes / self.element as f64 * each);
+        // What is gathered is cast before that, and is in 8 bits when its other dim is wanted.
+        let (before, again) = match product.tp_dim {
+            Some(0) if self.tp.ranks > 1 => (cast(input / self.tp(), CAST), cast(input, TURN)),
+            _ => (cast(input, CAST), cast(input, CAST)),
+        };
+        let once = if product.shares_input { 0.0 } else { 1.0 };
+        [seconds + once * before, seconds + cast(output, CAST_BOTH), seconds + once * again]
     }
 
     /// Operations of attention forward, on one rank.
@@ -165,16 +195,18 @@ impl Setting<'_> {
         seconds.max(calibration.operation_seconds)
     }
 
-    /// Exposed seconds in which keys and values of all ranks come, `times` their bytes.
-    fn keys_and_values(&self, times: f64, attention: f64) -> f64 {
+    /// Keys and values of all ranks come, `times` their bytes, beside so many seconds of attention.
+    fn keys_and_values(&self, times: f64, attention: f64) -> Pass {
         let Sizes { keys, values, .. } = self.sizes;
-        let bytes = (self.sequences * self.seq_len * (keys + values) * self.element) as f64 / self.tp();
-        let seconds = Links(self.device).all_gather(self.cp, times * bytes);
-        if self.is_ring { (seconds - attention).max(0.0) } else { seconds }
+        let bytes =
+            times * (self.sequences * self.seq_len * (keys + values) * self.element) as f64 / self.tp();
+        let seconds = Links(self.device).all_gather(self.cp, bytes);
+        let seconds = if self.is_ring { (seconds - attention).max(0.0) } else { seconds };
+        Pass { context_parallel: seconds, carried: self.cp.carried(bytes), ..Pass::default() }
     }
 
-    /// Exposed seconds of collectives that carry the residual stream, in elements of so many bytes.
-    fn streams(&self, count: f64, element: u64) -> f64 {
+    /// So many collectives that carry the residual stream, in elements of so many bytes.
+    fn streams(&self, count: f64, element: u64) -> Pass {
         let bytes = self.stream_bytes() / self.element as f64 * element as f64;
         let seconds = count * Links(self.device).all_gather(self.tp, bytes);
         let hidden = if self.assumptions.async_tp {
@@ -182,7 +214,8 @@ impl Setting<'_> {
         } else {
             0.0
         };
-        seconds * (1.0 - hidden)
+        let carried = count * self.tp.carried(bytes);
+        Pass { tensor_parallel: seconds * (1.0 - hidden), carried, ..Pass::default() }
     }
 
     /// The costs of a unit.
@@ -223,6 +256,10 @@ impl Setting<'_> {
                 whole: if self.gathered { whole as u64 } else { 0 },
                 whole_gradient: whole as u64,
                 reducing: summed as u64,
+                gather_carried: self.fsdp.carried(carried) as u64,
+                reduce_carried: (self.fsdp.carried(summed)
+                    + 2.0 * self.dp_replicate.carried(shard * self.reduced as f64))
+                    as u64,
                 ..self.kept(work)
             },
         }
@@ -231,11 +268,12 @@ impl Setting<'_> {
     fn embedding(&self) -> UnitPasses {
         // Rows are read and written; the gradient is added to those of the weight.
         let lookup = self.device.traffic(2.0 * self.stream_bytes());
-        let pass = Pass { compute: lookup, tensor_parallel: self.streams(1.0, self.element), context_parallel: 0.0 };
+        let stream = self.streams(1.0, self.element);
+        let forward = Pass::computing(lookup).then(&stream);
         UnitPasses {
-            forward: pass,
-            recompute: pass,
-            backward_input: Pass { compute: 0.0, ..pass },
+            forward,
+            recompute: forward,
+            backward_input: stream,
             backward_weight: Pass::computing(2.0 * lookup),
         }
     }
@@ -247,35 +285,33 @@ impl Setting<'_> {
         let again: f64 = products.iter().skip(1).step_by(2).map(|seconds| seconds[0]).sum();
         let elementwise = self.elementwise(&self.block_operations(work));
         let attention = self.attention();
-        let float8 = self.assumptions.float8;
         // The input of the first products of attention and feed-forward is gathered, the output of the last scattered. In 8
         // bits what is gathered is cast before.
-        let gathered = self.streams(2.0, if float8 { 1 } else { self.element });
-        let scattered = self.streams(2.0, self.element);
-        let (tensor_parallel, come) = (gathered + scattered, self.keys_and_values(1.0, attention));
-        let forward = Pass {
-            compute: sum(0) + elementwise + attention,
-            tensor_parallel,
-            context_parallel: come,
-        };
+        let gathered = self.streams(2.0, if self.assumptions.float8 { 1 } else { self.element });
+        let forward = Pass::computing(sum(0) + elementwise + attention)
+            .then(&gathered)
+            .then(&self.streams(2.0, self.element))
+            .then(&self.keys_and_values(1.0, attention));
+        // Nothing needs what the last product gives. A compiler leaves it out.
+        let last = products.last().map_or(0.0, |seconds| seconds[0]);
+        let needed = Pass::computing(sum(0) - last + elementwise + attention)
+            .then(&gathered)
+            .then(&self.streams(1.0, self.element))
+            .then(&self.keys_and_values(1.0, attention));
         let recompute = match recompute {
             Recompute::Nothing => Pass::default(),
+            Recompute::Everything if self.assumptions.compile => needed,
             Recompute::Everything => forward,
-            Recompute::Operations => {
-                Pass { compute: again + elementwise, tensor_parallel: gathered, context_parallel: 0.0 }
-            }
+            Recompute::Operations => Pass::computing(again + elementwise).then(&gathered),
         };
         let attention = BACKWARD_ATTENTION * attention;
         UnitPasses {
             forward,
             recompute,
-            backward_input: Pass {
-                compute: sum(1) + attention + BACKWARD_TRAFFIC * elementwise,
-                // The other way round: what was scattered is gathered.
-                tensor_parallel: self.streams(4.0, self.element),
-                // They come again, and their gradients go back.
-                context_parallel: self.keys_and_values(2.0, attention),
-            },
+            // The other way round: what was scattered is gathered. Keys and values come again, and their gradients go back.
+            backward_input: Pass::computing(sum(1) + attention + BACKWARD_TRAFFIC * elementwise)
+                .then(&self.streams(4.0, self.element))
+                .then(&self.keys_and_values(2.0, attention)),
             backward_weight: Pass::computing(sum(2)),
         }
     }
@@ -296,35 +332,38 @@ impl Setting<'_> {
         let products: Vec<_> = work.products.iter().map(|product| self.product(work, product)).collect();
         let sum = |part: usize| products.iter().map(|seconds| seconds[part]).sum::<f64>();
         let norm = self.elementwise(&[(NORM, self.tokens() * self.sizes.dim as f64 / self.tp())]);
-        let all = match self.is_loss_parallel {
-            true => 0.0,
-            false => Links(self.device).all_gather(self.tp, self.logits() * self.element as f64),
-        };
         let stream = self.streams(1.0, self.element);
-        let forward =
-            Pass { compute: sum(0) + norm, tensor_parallel: stream + all, context_parallel: 0.0 };
+        let all = match self.is_loss_parallel {
+            true => Pass::default(),
+            false => self.all_logits(),
+        };
+        let forward = Pass::computing(sum(0) + norm).then(&stream).then(&all);
         UnitPasses {
             forward,
             recompute: forward,
-            backward_input: Pass {
-                compute: sum(1) + BACKWARD_TRAFFIC * norm,
-                tensor_parallel: stream,
-                context_parallel: 0.0,
-            },
+            backward_input: Pass::computing(sum(1) + BACKWARD_TRAFFIC * norm).then(&stream),
             backward_weight: Pass::computing(sum(2)),
         }
+    }
+
+    /// Logits of the whole vocabulary come to every rank.
+    fn all_logits(&self) -> Pass {
+        let bytes = self.logits() * self.element as f64;
+        let tensor_parallel = Links(self.device).all_gather(self.tp, bytes);
+        Pass { tensor_parallel, carried: self.tp.carried(bytes), ..Pass::default() }
     }
 
     /// The loss and its gradient.
     pub(super) fn loss(&self) -> Pass {
         let each = if self.assumptions.compile { LOSS.fused } else { LOSS.eager };
+        let computing = Pass::computing(self.device.traffic(each * self.logits()));
+        if !self.is_loss_parallel {
+            return computing;
+        }
         // Largest, sum and the label's logit go round, a float32 of each token.
-        let rounds = match self.is_loss_parallel {
-            true => 3.0 * Links(self.device).all_reduce(self.tp, 4.0 * self.tokens()),
-            false => 0.0,
-        };
-        let compute = self.device.traffic(each * self.logits());
-        Pass { compute, tensor_parallel: rounds, context_parallel: 0.0 }
+        let bytes = 4.0 * self.tokens();
+        let tensor_parallel = 3.0 * Links(self.device).all_reduce(self.tp, bytes);
+        Pass { tensor_parallel, carried: 6.0 * self.tp.carried(bytes), ..computing }
     }
 
     /// Bytes that passes of a unit leave and take.
@@ -354,7 +393,14 @@ impl Setting<'_> {
             Layer::Block => bytes(2.0 * dim + 3.0 * hidden / tp),
             Layer::Head => bytes(dim),
         };
-        UnitBytes { graph, operations, input, put_off: graph + bytes(stream), working, ..UnitBytes::default() }
+        UnitBytes {
+            graph,
+            operations,
+            input,
+            put_off: graph + bytes(stream),
+            working,
+            ..UnitBytes::default()
+        }
     }
 }
 

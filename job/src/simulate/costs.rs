@@ -1,4 +1,4 @@
-//! What instructions cost: integers and floats that somebody else has worked out, see `estimate`.
+//! What instructions cost: integers and floats that somebody else has worked out, see [`estimate`](crate::estimate).
 
 use crate::program::{Instruction, Unit};
 
@@ -11,6 +11,8 @@ pub struct Pass {
     pub tensor_parallel: f64,
     /// The same of context parallelism.
     pub context_parallel: f64,
+    /// Bytes that those collectives bring to the rank.
+    pub carried: f64,
 }
 
 impl Pass {
@@ -22,6 +24,16 @@ impl Pass {
     /// All of it.
     pub fn seconds(&self) -> f64 {
         self.compute + self.tensor_parallel + self.context_parallel
+    }
+
+    /// One after the other.
+    pub fn then(&self, other: &Pass) -> Pass {
+        Pass {
+            compute: self.compute + other.compute,
+            tensor_parallel: self.tensor_parallel + other.tensor_parallel,
+            context_parallel: self.context_parallel + other.context_parallel,
+            carried: self.carried + other.carried,
+        }
     }
 }
 
@@ -50,6 +62,10 @@ pub struct UnitBytes {
     pub put_off: u64,
     /// Beside all that, the most that a pass holds while it is under way.
     pub working: u64,
+    /// What gathering it brings to the rank.
+    pub gather_carried: u64,
+    /// What summing its gradients brings to the rank.
+    pub reduce_carried: u64,
 }
 
 /// What a unit costs.
@@ -128,12 +144,8 @@ impl Costs {
             Instruction::Recompute(unit, _) => self.of(unit).recompute,
             Instruction::Loss(_) => self.loss,
             Instruction::Backward(unit, _) => {
-                let UnitCosts { backward_input: input, backward_weight: weight, .. } = *self.of(unit);
-                Pass {
-                    compute: input.compute + weight.compute,
-                    tensor_parallel: input.tensor_parallel + weight.tensor_parallel,
-                    context_parallel: input.context_parallel + weight.context_parallel,
-                }
+                let UnitCosts { backward_input, backward_weight, .. } = self.of(unit);
+                backward_input.then(backward_weight)
             }
             Instruction::BackwardInput(unit, _) => self.of(unit).backward_input,
             Instruction::BackwardWeight(unit, _) => self.of(unit).backward_weight,

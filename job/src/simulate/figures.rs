@@ -1,6 +1,8 @@
 //! What a simulated step says: where its time goes.
 
 use super::clock::{Run, Stream, Timed};
+use super::costs::Costs;
+use crate::program::Instruction;
 use crate::timeline::kind;
 use std::collections::BTreeMap;
 
@@ -37,6 +39,31 @@ impl Exposed {
     }
 }
 
+/// Bytes that come to a rank in a step.
+#[derive(Clone, Copy, PartialEq, Default, Debug)]
+pub struct Carried {
+    /// Of parameters that are gathered.
+    pub gather: f64,
+    /// Of gradients that are summed.
+    pub reduce: f64,
+    /// Of messages of the pipeline.
+    pub messages: f64,
+    /// Of tensor and context parallelism.
+    pub passes: f64,
+}
+
+impl Carried {
+    /// Every kind by name.
+    pub fn kinds(&self) -> [(&'static str, f64); 4] {
+        [
+            ("gather", self.gather),
+            ("reduce", self.reduce),
+            ("pipeline", self.messages),
+            ("tensor and context parallel", self.passes),
+        ]
+    }
+}
+
 /// Seconds by kind of instruction, those of [`kind`]; collectives within a pass are part of it.
 pub type Kinds = BTreeMap<&'static str, f64>;
 
@@ -54,21 +81,24 @@ pub struct Figures {
     pub bubble: f64,
     /// Of each stream that communicates, in which it does.
     pub busy: BTreeMap<Stream, f64>,
+    /// Bytes that come to a rank.
+    pub carried: Carried,
 }
 
 impl Figures {
-    /// Those of a simulated step.
-    pub fn of(run: &Run) -> Self {
+    /// Those of a step that was simulated with these costs.
+    pub fn of(run: &Run, costs: &Costs) -> Self {
         let mut figures = Figures {
             seconds: run.seconds,
             computing: Kinds::new(),
             exposed: Exposed::default(),
             bubble: 0.0,
             busy: BTreeMap::new(),
+            carried: Carried::default(),
         };
         let share = 1.0 / run.ranks.len().max(1) as f64;
         for timed in &run.ranks {
-            timed.iter().for_each(|timed| figures.add(timed, share));
+            timed.iter().for_each(|timed| figures.add(timed, costs, share));
             let done = timed.iter().filter(|timed| timed.stream == Stream::Compute);
             let done = done.fold(0.0, |done: f64, timed| done.max(timed.end));
             figures.bubble += share * (run.seconds - done);
@@ -76,8 +106,15 @@ impl Figures {
         figures
     }
 
-    fn add(&mut self, timed: &Timed, share: f64) {
+    fn add(&mut self, timed: &Timed, costs: &Costs, share: f64) {
         let Timed { pass, waited, .. } = timed;
+        let carried = &mut self.carried;
+        match timed.instruction {
+            Instruction::Gather(unit) => carried.gather += share * costs.of(unit).bytes.gather_carried as f64,
+            Instruction::Reduce(unit) => carried.reduce += share * costs.of(unit).bytes.reduce_carried as f64,
+            Instruction::Recv(_) => carried.messages += share * costs.message_bytes as f64,
+            _ => carried.passes += share * pass.carried,
+        }
         if timed.stream != Stream::Compute {
             *self.busy.entry(timed.stream).or_default() += share * (timed.end - timed.begin);
             return;

@@ -10,7 +10,7 @@
 //! **Ranks.** Those of one pipeline are simulated, one for each place in it. Ranks that differ in other axes run the same
 //! program at the same time.
 //!
-//! All numbers are given ([`Costs`]); `estimate` has them of models and devices.
+//! All numbers are given ([`Costs`]); [`estimate`](crate::estimate) has them of models and devices.
 
 mod channel;
 mod clock;
@@ -22,7 +22,7 @@ mod trace;
 
 pub use clock::{Run, Stream, Timed, Waited, simulate};
 pub use costs::{Costs, Pass, UnitBytes, UnitCosts};
-pub use figures::{Exposed, Figures, Kinds};
+pub use figures::{Carried, Exposed, Figures, Kinds};
 pub use memory::{Memory, Peak};
 pub use stuck::{Stuck, Waiting};
 pub use trace::events;

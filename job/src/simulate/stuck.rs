@@ -34,8 +34,10 @@ impl fmt::Display for Stuck {
             let before = if position == 0 { ": " } else { "; " };
             write!(f, "{before}rank {rank} waits at instruction {at} ({instruction}) {why}")?;
         }
-        for (position, (rank, message)) in self.left.iter().enumerate() {
-            let before = if position == 0 && self.waiting.is_empty() { ": " } else { "; " };
+        // Where ranks wait it is theirs.
+        let left = self.left.iter().filter(|_| self.waiting.is_empty());
+        for (position, (rank, message)) in left.enumerate() {
+            let before = if position == 0 { ": " } else { "; " };
             write!(
                 f,
                 "{before}rank {rank} is ready for `{message}`, and the rank at its other end never is"
