@@ -31,6 +31,14 @@ pub fn thousands(number: u64) -> String {
     grouped.collect()
 }
 
+/// A rate of floating-point operations: `353.0 TFLOP/s`, `61.2 GFLOP/s`.
+pub fn flops(per_second: f64) -> String {
+    match per_second {
+        rate if rate < 1e12 => format!("{:.1} GFLOP/s", rate / 1e9),
+        rate => format!("{:.1} TFLOP/s", rate / 1e12),
+    }
+}
+
 /// A time: `1.23 ms`, `2.84 s`, `12.0 min`.
 pub fn seconds(seconds: f64) -> String {
     match seconds {
@@ -68,6 +76,12 @@ mod tests {
         for (number, shown) in [(0, "0"), (999, "999"), (1000, "1,000"), (8_030_261_248, "8,030,261,248")] {
             assert_eq!(thousands(number), shown);
         }
+    }
+
+    #[test]
+    fn rates_have_units() {
+        assert_eq!([flops(989e12), flops(61.2e9)], ["989.0 TFLOP/s", "61.2 GFLOP/s"]);
+        assert_eq!([count(1, "rank"), count(16_384, "rank")], ["1 rank", "16,384 ranks"]);
     }
 
     #[test]

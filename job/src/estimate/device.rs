@@ -79,8 +79,8 @@ static H100: Calibration = Calibration {
 
 /// Made on one thread of the machine of `BENCHMARKS.md`, section training: its peak is that of the products.
 static CORE: Calibration = Calibration {
-    product_share: 0.80,
-    float8_share: 0.80,
+    product_share: 0.90,
+    float8_share: 0.90,
     attention_share: 0.40,
     memory_share: 0.60,
     node_share: 0.50,

@@ -3,7 +3,7 @@
 use super::Forecast;
 use crate::flops;
 use crate::mesh::ParallelDims;
-use crate::quantity::{bytes, count, seconds, thousands};
+use crate::quantity::{self, bytes, count, seconds, thousands};
 use std::fmt::{self, Write};
 
 impl Forecast {
@@ -73,10 +73,10 @@ impl Forecast {
         )?;
         writeln!(
             out,
-            "MFU        {:.1} % of {:.0} TFLOP/s in bfloat16: {:.1} TFLOP/s",
+            "MFU        {:.1} % of {} in bfloat16: {}",
             self.mfu_percent(),
-            self.device.bfloat16_flops() / 1e12,
-            flops::tflops(self.flops_per_token, rate)
+            quantity::flops(self.device.bfloat16_flops()),
+            quantity::flops(1e12 * flops::tflops(self.flops_per_token, rate))
         )?;
         writeln!(out, "bubble     {:.1} % of the step", 100.0 * self.figures.bubble_share())
     }
@@ -146,7 +146,7 @@ impl Forecast {
         let saves = &self.saves;
         writeln!(
             out,
-            "\nsave       {} in all, {} of a rank; {} to host memory, {} to store it at {}/s per node",
+            "\nsave       {} together, {} of a rank; {} to host memory, {} to store it at {}/s per node",
             bytes(saves.total_bytes),
             bytes(saves.rank_bytes),
             seconds(saves.stage_seconds),
