@@ -35,6 +35,9 @@ pub(crate) enum CliError {
     /// An error about models and their names.
     #[error(transparent)]
     Convert(#[from] convert::Error),
+    /// An error about a training job.
+    #[error(transparent)]
+    Job(#[from] job::Error),
     /// The library's error, with a hint of the command.
     #[error("{error}")]
     Hinted { error: Box<Error>, hint: String },
@@ -90,7 +93,7 @@ impl CliError {
             }
             CliError::Hinted { hint, .. } => Some(hint.clone()),
             CliError::Usage { hint, .. } => hint.clone(),
-            CliError::Convert(_) | CliError::Output(_) => None,
+            CliError::Convert(_) | CliError::Job(_) | CliError::Output(_) => None,
         }
     }
 
@@ -98,6 +101,7 @@ impl CliError {
         match self {
             CliError::Dcp(error) => exit_code(error.kind()),
             CliError::Convert(error) => exit_code(error.kind()),
+            CliError::Job(error) => exit_code(error.kind()),
             CliError::Hinted { error, .. } => exit_code(error.kind()),
             CliError::Usage { .. } => 2,
             CliError::Output(_) => 4,

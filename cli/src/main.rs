@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         ui::note(format_args!("{panic}\nthis is a bug in titan-ckpt; please report the lines above"));
         std::process::exit(error::EXIT_BUG);
     }));
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(commands::in_order(std::env::args_os()));
     raise_open_file_limit();
     match cli.command.run() {
         Ok(outcome) => outcome.into(),

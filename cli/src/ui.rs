@@ -9,6 +9,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+pub(crate) use job::quantity::bytes;
+
 /// Between two lines of progress where there is no terminal.
 const LINE_PERIOD: Duration = Duration::from_secs(5);
 
@@ -37,22 +39,6 @@ pub(crate) fn shown(printed: Result<(), CliError>) -> Result<(), CliError> {
         Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other,
     }
-}
-
-/// A size for people: `640 B`, `1.15 MB`, three digits, powers of 1000.
-pub(crate) fn bytes(byte_len: u64) -> String {
-    const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
-    if byte_len < 1000 {
-        return format!("{byte_len} B");
-    }
-    let mut value = byte_len as f64 / 1000.0;
-    let mut unit = 0;
-    while value >= 999.5 && unit + 1 < UNITS.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    let decimals = if value < 9.995 { 2 } else { usize::from(value < 99.95) };
-    format!("{value:.decimals$} {}", UNITS[unit])
 }
 
 /// `1 tensor`, `2 tensors`.
@@ -160,22 +146,6 @@ impl Progress for Meter {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_have_three_digits() {
-        for (byte_len, shown) in [
-            (0, "0 B"),
-            (999, "999 B"),
-            (1000, "1.00 kB"),
-            (9_996, "10.0 kB"),
-            (99_960, "100 kB"),
-            (999_600, "1.00 MB"),
-            (1_143_580, "1.14 MB"),
-            (u64::MAX, "18.4 EB"),
-        ] {
-            assert_eq!(bytes(byte_len), shown);
-        }
-    }
 
     #[test]
     fn control_characters_do_not_reach_the_terminal() {

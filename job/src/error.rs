@@ -18,11 +18,31 @@ pub enum Error {
     #[error("{path}: the configuration could not be read; give the path of a TOML file, or `preset:NAME`")]
     Unreadable { path: PathBuf, source: std::io::Error },
 
+    #[error(
+        "parallelism.pipeline_parallel_schedule_csv = {path:?}: it could not be read; give the path of a CSV file, or remove \
+         it and name a schedule"
+    )]
+    UnreadableSchedule { path: PathBuf, source: std::io::Error },
+
     #[error("no preset is named `{name}`; known: {known}")]
     NoSuchPreset { name: String, known: String },
 
     #[error("{model}: {why}")]
     NoFlops { model: String, why: String },
+
+    #[error("{why}")]
+    NotModelled { why: String },
+
+    #[error(transparent)]
+    Step(#[from] crate::step::StepError),
+
+    /// A program that is wrong, of a rank of the pipeline: a bug of what made it.
+    #[error("rank {rank} of the pipeline: the step's program: {fault}")]
+    Program { rank: u32, fault: crate::program::Fault },
+
+    /// Ranks that would wait for ever.
+    #[error(transparent)]
+    Stuck(#[from] crate::simulate::Stuck),
 
     /// What launchers say of this process makes no sense.
     #[error("{why}")]
@@ -36,8 +56,12 @@ impl Error {
             Error::BadConfig { .. }
             | Error::NoSuchPreset { .. }
             | Error::NoFlops { .. }
+            | Error::NotModelled { .. }
+            | Error::Step(_)
+            | Error::Program { .. }
+            | Error::Stuck(_)
             | Error::Environment { .. } => ErrorKind::Usage,
-            Error::Unreadable { .. } => ErrorKind::Io,
+            Error::Unreadable { .. } | Error::UnreadableSchedule { .. } => ErrorKind::Io,
         }
     }
 }

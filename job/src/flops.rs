@@ -51,19 +51,30 @@ pub fn per_token(model: &Model, seq_len: u64) -> Result<u64> {
     if model.family == "flux" {
         return Err(no_flops(model, "operations are counted per token, which it does not have".to_owned()));
     }
-    let layers = size(model, &["num_hidden_layers"])?;
+    let layers = layers(model)?;
     let heads = size(model, &["num_attention_heads"])?;
     let head_dims = match size(model, &["kv_lora_rank"]) {
         Ok(_) => {
             let sizes = ["qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"];
             sizes.iter().map(|name| size(model, &[name])).sum::<Result<u64>>()?
         }
-        Err(_) => 2 * size(model, &["head_dim"]).or_else(|_| Ok(size(model, &["hidden_size"])? / heads))?,
+        Err(_) => {
+            let head_dim = size(model, &["head_dim"]);
+            2 * head_dim.or_else(|_| Ok::<_, Error>(size(model, &["hidden_size"])? / heads))?
+        }
     };
     let attention = u128::from(layers) * u128::from(heads) * u128::from(head_dims) * u128::from(seq_len);
     let flops = 6 * (u128::from(parameters(model)?.active) + attention);
     u64::try_from(flops)
         .map_err(|_| no_flops(model, format!("sequences of {seq_len} tokens are too long to count")))
+}
+
+/// Blocks of a model.
+///
+/// Errors: [`Error::NoFlops`] for a config that does not say how many.
+pub fn layers(model: &Model) -> Result<u32> {
+    let layers = size(model, &["num_hidden_layers"])?;
+    u32::try_from(layers).map_err(|_| no_flops(model, format!("{layers} layers are too many to count")))
 }
 
 /// Model FLOPS utilisation in percent: `tokens_per_second` of one device, as a share of its peak.

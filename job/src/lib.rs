@@ -6,14 +6,18 @@
 pub mod batch;
 pub mod config;
 pub mod error;
+pub mod estimate;
 pub mod flops;
+pub mod forecast;
 pub mod launch;
 pub mod lr;
 pub mod mesh;
 pub mod pipeline;
 pub mod presets;
 pub mod program;
+pub mod quantity;
 pub mod saving;
+pub mod simulate;
 pub mod step;
 pub mod timeline;
 

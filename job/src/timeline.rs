@@ -38,15 +38,24 @@ pub enum Lane {
     Program,
     /// Saves, in the background.
     Saves,
+    /// Of a simulated step: parameters being made whole.
+    Gathers,
+    /// Of a simulated step: gradients being summed.
+    Reductions,
+    /// Of a simulated step: messages of the pipeline under way.
+    Messages,
 }
 
 impl Lane {
-    const ALL: [Lane; 2] = [Lane::Program, Lane::Saves];
+    const ALL: [Lane; 5] = [Lane::Program, Lane::Saves, Lane::Gathers, Lane::Reductions, Lane::Messages];
 
     fn name(self) -> &'static str {
         match self {
             Lane::Program => "program",
             Lane::Saves => "saves",
+            Lane::Gathers => "gathers",
+            Lane::Reductions => "reductions",
+            Lane::Messages => "messages",
         }
     }
 }
@@ -71,6 +80,17 @@ pub fn kind(instruction: Instruction) -> &'static str {
 
 /// The file of a rank's events.
 pub fn chrome_trace(rank: u32, events: &[Event]) -> String {
+    chrome_traces(&[(rank, events)])
+}
+
+/// The file of several ranks' events.
+pub fn chrome_traces(ranks: &[(u32, &[Event])]) -> String {
+    let all: Vec<Value> = ranks.iter().flat_map(|(rank, events)| of_rank(*rank, events)).collect();
+    let document: Value = json!({ "displayTimeUnit": "ms", "traceEvents": all });
+    document.to_string()
+}
+
+fn of_rank(rank: u32, events: &[Event]) -> Vec<Value> {
     let microseconds = |duration: Duration| duration.as_nanos() as f64 / 1e3;
     let named = |name: &str, lane: Option<Lane>, value: String| {
         let mut event = json!({ "name": name, "ph": "M", "pid": rank, "args": { "name": value } });
@@ -80,15 +100,15 @@ pub fn chrome_trace(rank: u32, events: &[Event]) -> String {
         event
     };
     let mut all = vec![named("process_name", None, format!("rank {rank}"))];
-    all.extend(Lane::ALL.map(|lane| named("thread_name", Some(lane), lane.name().to_owned())));
+    let lanes = Lane::ALL.into_iter().filter(|lane| events.iter().any(|event| event.lane == *lane));
+    all.extend(lanes.map(|lane| named("thread_name", Some(lane), lane.name().to_owned())));
     all.extend(events.iter().map(|event| {
         json!({
             "name": event.name, "cat": event.kind, "ph": "X", "pid": rank, "tid": event.lane as u32,
             "ts": microseconds(event.begun), "dur": microseconds(event.took), "args": { "step": event.step },
         })
     }));
-    let document: Value = json!({ "displayTimeUnit": "ms", "traceEvents": all });
-    document.to_string()
+    all
 }
 
 /// Which steps are recorded: cycles of `cycle` steps, at the end of each `active` ones
@@ -132,23 +152,25 @@ mod tests {
     #[test]
     fn a_trace_is_what_viewers_read() {
         let instruction = Instruction::Backward(Unit(3), Microbatch(1));
-        let event = Event {
+        let event = |lane| Event {
             name: instruction.to_string(),
             kind: kind(instruction),
-            lane: Lane::Program,
+            lane,
             begun: Duration::from_nanos(1_500),
             took: Duration::from_millis(2),
             step: 7,
         };
-        let trace: Value = serde_json::from_str(&chrome_trace(2, &[event])).unwrap();
+        let trace = |lane| -> Value { serde_json::from_str(&chrome_trace(2, &[event(lane)])).unwrap() };
+        assert_eq!(trace(Lane::Saves)["traceEvents"][1]["args"]["name"], "saves");
+        let trace = trace(Lane::Program);
         assert_eq!(
-            trace["traceEvents"][3],
+            trace["traceEvents"][2],
             json!({
                 "name": "Backward 3.1", "cat": "backward", "ph": "X", "pid": 2, "tid": 0, "ts": 1.5, "dur": 2000.0,
                 "args": { "step": 7 },
             })
         );
         assert_eq!(trace["traceEvents"][0]["args"]["name"], "rank 2");
-        assert_eq!(trace["traceEvents"][2]["args"]["name"], "saves");
+        assert_eq!(trace["traceEvents"][1]["args"]["name"], "program");
     }
 }

@@ -1,10 +1,11 @@
 //! How long planning takes at scale: Llama 405B with AdamW state, 4,548 tensors, 4.86 TB, without its data.
 //!
-//! `cargo run --release -p e2e --example scale -- open | plan-rank | plan-all`
+//! `cargo run --release -p e2e --example scale -- open | plan-rank | plan-all | step-rank`
 //!
 //! * `open`: open the titan checkpoint of 16,384 ranks, from a folder with all of its (sparse) objects;
 //! * `plan-rank`: the reads of one rank of 8,192 from that checkpoint;
-//! * `plan-all`: the reads of every rank of 1,024 from a checkpoint of 512 ranks.
+//! * `plan-all`: the reads of every rank of 1,024 from a checkpoint of 512 ranks;
+//! * `step-rank`: the configuration, mesh and programs of one rank of 16,384, checked.
 //!
 //! Prints `SECONDS`, the median of five.
 
@@ -13,6 +14,7 @@ use dcp::model::Catalog;
 use dcp::plan::{Degrees, reads};
 use dcp::storage::{Place, open_url};
 use e2e::large::{commit_without_data, llama_405b, wants};
+use e2e::startup::programs_of;
 use std::error::Error;
 use std::fs::{self, File};
 use std::sync::Arc;
@@ -27,12 +29,15 @@ const RANKS_512: Degrees = Degrees { pp: 4, dp_replicate: 1, dp_shard: 16, cp: 1
 
 fn main() -> Result<()> {
     let what = std::env::args().nth(1).unwrap_or_default();
+    if what == "step-rank" {
+        return median(|| Ok(programs_of(9_001)?.1.iter().map(|program| program.instructions.len()).sum()));
+    }
     let folder = tempfile::tempdir()?;
     let place = open_url(folder.path().join("checkpoint").to_str().ok_or("a folder that is no UTF-8")?)?;
     let (saved, resumed) = match what.as_str() {
         "open" | "plan-rank" => (RANKS_16384, RANKS_8192),
         "plan-all" => (RANKS_512, RANKS_1024),
-        _ => return Err("usage: scale open | plan-rank | plan-all".into()),
+        _ => return Err("usage: scale open | plan-rank | plan-all | step-rank".into()),
     };
     commit_without_data(&llama_405b(saved)?, &place)?;
     let reader = format::open(&place)?;

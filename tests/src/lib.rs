@@ -13,6 +13,7 @@ pub mod interrupted;
 pub mod kills;
 pub mod large;
 pub mod s3_server;
+pub mod startup;
 pub mod synthetic;
 pub mod trainer;
 

@@ -1,13 +1,16 @@
 //! `titan-train`: trains a language model, saves and resumes it.
 
 use job::config::{Config, Parsed};
+use job::estimate::{Assumptions, Device};
+use job::forecast::{Forecast, Question, WRITE_BANDWIDTH, schedule_of};
 use job::launch::{Member, Rendezvous, member};
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 use tracing::{error, info, warn};
 use trainer::arguments::{self, Command};
-use trainer::ffi::device::{self, CudaChoice, CudaLoaded};
+use trainer::ffi::device::{CudaChoice, CudaLoaded, load as load_cuda};
 use trainer::metrics::{LogOptions, LogRanks, init_log, wants_colour};
 use trainer::session::Session;
 use trainer::stop::Stop;
@@ -24,12 +27,45 @@ fn main() -> ExitCode {
         Ok(Command::Help) => println!("{}", arguments::help()),
         Ok(Command::Version) => println!("titan-train {}", env!("CARGO_PKG_VERSION")),
         Ok(Command::Train { nproc, flags }) => return start(nproc, &flags),
+        Ok(Command::Predict { nproc, device, assumptions, flags }) => {
+            return match predict(nproc, device, assumptions, &flags) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error),
+            };
+        }
         Err(message) => {
             eprintln!("error: {message}");
             return ExitCode::from(2);
         }
     }
     ExitCode::SUCCESS
+}
+
+/// Prints what training would take, as `titan-ckpt plan` does it; under a launcher one rank prints.
+fn predict(
+    nproc: Option<u32>,
+    device: &'static Device,
+    assumptions: Assumptions,
+    flags: &[String],
+) -> Result<()> {
+    let member = member(&|name: &str| std::env::var(name).ok())?;
+    let (rank, ranks) = member.map_or((0, 1), |member| (member.rank, member.ranks));
+    let read_file = |path: &Path| std::fs::read_to_string(path);
+    let Parsed { config, notes, .. } = Config::from_args(flags.to_vec(), read_file)?;
+    let csv = schedule_of(&config, read_file)?;
+    let forecast = Forecast::new(&Question {
+        config: &config,
+        csv: csv.as_deref(),
+        world: nproc.unwrap_or(ranks),
+        device,
+        assumptions,
+        write_bandwidth: WRITE_BANDWIDTH,
+    })?;
+    if rank == 0 {
+        notes.iter().for_each(|note| eprintln!("{note}"));
+        print!("{}", forecast.text());
+    }
+    Ok(())
 }
 
 /// Starts ranks, or is one.
@@ -87,7 +123,7 @@ fn start_log(rank: u32, is_plain: bool) -> Result<Log> {
 fn be_rank(member: Member, parsed: &Parsed, log: &Log) -> Result<()> {
     launch::end_with_launcher()?;
     // Before anything asks libtorch for CUDA.
-    let cuda = device::load(&CudaChoice::from_env())?;
+    let cuda = load_cuda(&CudaChoice::from_env())?;
     let stop = Stop::on_signals()?;
     let config = &parsed.config;
     info!("Starting job: {}", config.job.description);

@@ -7,6 +7,7 @@ mod diff;
 mod from_hf;
 mod inspect;
 mod ls;
+mod plan;
 mod prune;
 mod reshard;
 mod seed;
@@ -16,6 +17,7 @@ mod verify;
 use crate::error::{Outcome, Result};
 use crate::ui;
 use ::convert::exchange::Report;
+pub(crate) use plan::in_order;
 use std::collections::BTreeMap;
 
 /// Every command.
@@ -31,6 +33,7 @@ pub(crate) enum Command {
     ToHf(to_hf::Args),
     FromHf(from_hf::Args),
     Seed(seed::Args),
+    Plan(plan::Args),
     Cp(cp::Args),
     Prune(prune::Args),
 }
@@ -49,6 +52,7 @@ impl Command {
             Command::ToHf(args) => to_hf::run(args),
             Command::FromHf(args) => from_hf::run(args),
             Command::Seed(args) => seed::run(args),
+            Command::Plan(args) => plan::run(args),
             Command::Cp(args) => cp::run(args),
             Command::Prune(args) => prune::run(args),
         }

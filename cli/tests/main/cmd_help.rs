@@ -4,8 +4,8 @@ use super::*;
 fn every_command_explains_itself() {
     let folder = tempfile::tempdir().unwrap();
     let commands = [
-        "ls", "inspect", "cat", "verify", "diff", "convert", "reshard", "to-hf", "from-hf", "seed", "cp",
-        "prune",
+        "ls", "inspect", "cat", "verify", "diff", "convert", "reshard", "to-hf", "from-hf", "seed", "plan",
+        "cp", "prune",
     ];
     insta::assert_snapshot!("help", session(folder.path(), &[&["--help"]]));
     for command in commands {

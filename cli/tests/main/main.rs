@@ -9,6 +9,7 @@ mod cmd_help;
 mod cmd_inspect;
 mod cmd_ls;
 mod cmd_models;
+mod cmd_plan;
 mod cmd_prune;
 mod cmd_reshard;
 mod cmd_tasks;

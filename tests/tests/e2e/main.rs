@@ -13,6 +13,7 @@ mod reordered;
 mod reshard_matrix;
 mod save_errors;
 mod scale;
+mod startup;
 mod store_errors;
 mod stores;
 mod streaming;

@@ -59,6 +59,8 @@ pub(super) enum Limit {
     Faster(f64),
     /// At most so many seconds.
     Seconds(f64),
+    /// At most so many seconds, in at most so much resident memory.
+    Startup { seconds_max: f64, resident_mib_max: u64 },
     /// Reads at most so many times the bytes it wants.
     Amplification(f64),
     /// At most so many times the first other side, where that says something, and at most so much resident memory.
@@ -221,5 +223,11 @@ pub(super) static COMPARISONS: &[Comparison] = &[
         source: Source::Nothing,
         sides: &[Side { label: "dcp::plan::reads", run: Run::Example("scale", &[&["plan-all"]]) }],
         limit: Limit::Seconds(2.0),
+    },
+    Comparison {
+        name: "start: programs of one rank of 16,384, Llama 405B",
+        source: Source::Nothing,
+        sides: &[Side { label: "job::step", run: Run::Example("scale", &[&["step-rank"]]) }],
+        limit: Limit::Startup { seconds_max: 1.0, resident_mib_max: 200 },
     },
 ];

@@ -62,6 +62,11 @@ fn verdict(limit: Limit, sides: &[Figures]) -> (String, bool) {
             (format!("at least {least:.0} x as fast as PyTorch: {faster:.1}"), faster >= least)
         }
         Limit::Seconds(most) => (format!("at most {most} s: {ours:.4}"), ours <= most),
+        Limit::Startup { seconds_max, resident_mib_max } => {
+            let mib = resident(0) >> 20;
+            let words = format!("at most {seconds_max} s: {ours:.4}; at most {resident_mib_max} MiB: {mib}");
+            (words, ours <= seconds_max && mib > 0 && mib <= resident_mib_max)
+        }
         Limit::Amplification(most) => {
             let amplification = sides.first().and_then(|ours| ours.amplification).unwrap_or(f64::NAN);
             (format!("at most {most} x the wanted bytes: {amplification:.3}"), amplification <= most)
@@ -196,6 +201,10 @@ mod tests {
         assert!(!verdict(frugal(Some(0.4), 100), &sides).1);
         assert!(!verdict(frugal(None, 99), &sides).1);
         assert!(!verdict(frugal(None, 99), &[figures(&[1.0])]).1, "nothing was measured");
+        let startup = |seconds_max, resident_mib_max| Limit::Startup { seconds_max, resident_mib_max };
+        assert!(verdict(startup(2.0, 100), &sides).1);
+        assert!(!verdict(startup(1.9, 100), &sides).1);
+        assert!(!verdict(startup(2.0, 99), &sides).1);
         let leaner = |faster, smaller| Limit::Leaner { faster, smaller };
         assert!(verdict(leaner(2.0, 6.0), &sides).1);
         assert!(!verdict(leaner(2.1, 6.0), &sides).1);
