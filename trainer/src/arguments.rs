@@ -4,7 +4,7 @@ use job::config;
 use job::estimate::{Assumptions, Device};
 
 /// What the user wants.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum Command {
     /// To read.
     Help,
