@@ -44,6 +44,15 @@ const SAVING: &[&str] = &[
     "--checkpoint.keep_latest_k=2",
 ];
 
+const TP: &[&str] = &["--parallelism.tensor_parallel_degree=2"];
+/// A pipeline needs microbatches: four sequences of a quarter of the tokens.
+const PP: &[&str] = &[
+    "--parallelism.pipeline_parallel_degree=2",
+    "--parallelism.pipeline_parallel_schedule=1F1B",
+    "--training.local_batch_size=4",
+    "--training.seq_len=512",
+];
+
 const fn beside(name: &'static str, ranks: u32, threads: u32, flags: &'static [&'static str]) -> Race {
     Race { name, ranks, threads, steps: 8, flags, against: Against::TorchTitan, least: 1.0 }
 }
@@ -56,6 +65,8 @@ pub(super) static RACES: &[Race] = &[
     beside("train: bfloat16, 1 rank of 1 thread", 1, 1, BF16),
     beside("train: bfloat16, 1 rank of 2 threads", 1, 2, BF16),
     beside("train: bfloat16, 2 ranks of 1 thread", 2, 1, BF16),
+    beside("train: float32, tensor parallel 2", 2, 1, TP),
+    beside("train: float32, pipeline 2, 1F1B", 2, 1, PP),
     Race {
         name: "train: saved every 2nd step, 1 rank of 1 thread",
         ranks: 1,

@@ -67,6 +67,7 @@ const SHORT: &[(&str, &str)] = &[
     ("global=", "--training.global_batch_size="),
     ("pp=", "--parallelism.pipeline_parallel_degree="),
     ("schedule=", "--parallelism.pipeline_parallel_schedule="),
+    ("csv=", "--parallelism.pipeline_parallel_schedule_csv="),
     ("replicate=", "--parallelism.data_parallel_replicate_degree="),
     ("shard=", "--parallelism.data_parallel_shard_degree="),
     ("cp=", "--parallelism.context_parallel_degree="),
@@ -102,6 +103,7 @@ const RUNS: &[(u32, &str)] = &[
     (2, "pp=2 schedule=InterleavedZeroBubble"),
     (2, "pp=2 schedule=ZBVZeroBubble"),
     (2, "pp=2 schedule=DualPipeV"),
+    (2, "pp=2 schedule=PipelineScheduleSingle csv=schedule.csv"),
     (4, "pp=4 schedule=1F1B"),
     (4, "pp=4 schedule=GPipe"),
     (4, "pp=4 schedule=Interleaved1F1B"),
@@ -142,6 +144,12 @@ const RUNS: &[(u32, &str)] = &[
     (8, "cp=2 tp=2 pp=2 schedule=Interleaved1F1B ac=selective every=op"),
 ];
 
+/// The file `schedule.csv`: GPipe, backward from the last microbatch on, in two parts on the second rank.
+const SCHEDULE: &str = "\
+0F0,0F1,0F2,0F3,,,0B3,0B2,0B1,0B0
+,1F0,1F1,1F2,1F3,1I3,1I2,1W3,1I1,1W2,1I0,1W1,1W0
+";
+
 /// The flags that short names stand for.
 pub(super) fn long_flags(ranks: u32, choices: &str) -> Vec<String> {
     let long = |word: &str| {
@@ -160,6 +168,7 @@ fn figures_are_torchtitans_on_every_mesh() {
     torchtitan(&peer, folder.path(), &["--checkpoint.create_seed_checkpoint"]);
     let expected = torchtitan(&peer, folder.path(), &["--checkpoint.load_only"]);
     assert!(expected.keys().copied().eq(1..=10), "{expected:?}");
+    std::fs::write(folder.path().join("schedule.csv"), SCHEDULE).unwrap();
     let mut table = String::new();
     for (ranks, choices) in RUNS {
         let name = format!("{ranks} ranks: {choices}");
