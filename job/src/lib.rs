@@ -17,6 +17,7 @@ pub mod presets;
 pub mod program;
 pub mod quantity;
 pub mod saving;
+pub mod sequence;
 pub mod simulate;
 pub mod step;
 pub mod timeline;

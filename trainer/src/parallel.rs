@@ -12,8 +12,13 @@
 //! | [`Parallel::replicated`], the first without sequence parallelism | identity | all-reduce |
 //! | [`Parallel::sum`], the second without it | all-reduce | identity |
 //!
+//! Context parallelism: each rank has part of the tokens of every sequence, from the embedding to the loss, as
+//! [`job::sequence`] says. Only attention needs those of others ([`Parallel::attention`]). Tensor parallelism then cuts these
+//! parts.
+//!
 //! A parameter that is not cut has a gradient of this rank's part of the sequence: the sum over ranks is made once a step.
 
+mod attention;
 mod collectives;
 mod vocabulary;
 
@@ -21,6 +26,10 @@ use crate::error::{Error, Result};
 use crate::ffi::process_group::ProcessGroup;
 use crate::groups::{Groups, rank, size};
 use crate::shard::rows_of;
+use attention::Sharing;
+use job::config::{LoadBalancer, RotateMethod};
+use job::sequence::Split;
+use std::ops::Range;
 use std::sync::Arc;
 use tch::Tensor;
 
@@ -29,12 +38,20 @@ use tch::Tensor;
 pub struct ParallelOptions {
     /// Whether each rank has the logits of its part of the vocabulary alone (`parallelism.disable_loss_parallel`).
     pub is_loss_parallel: bool,
+    /// Which tokens of a sequence each rank has (`parallelism.context_parallel_load_balancer`).
+    pub load_balancer: Option<LoadBalancer>,
+    /// How their keys and values reach each other (`parallelism.context_parallel_rotate_method`).
+    pub rotate_method: RotateMethod,
 }
 
 impl Default for ParallelOptions {
     /// As of the configuration.
     fn default() -> Self {
-        ParallelOptions { is_loss_parallel: true }
+        ParallelOptions {
+            is_loss_parallel: true,
+            load_balancer: Some(LoadBalancer::HeadTail),
+            rotate_method: RotateMethod::AllGather,
+        }
     }
 }
 
@@ -42,6 +59,7 @@ impl Default for ParallelOptions {
 #[derive(Clone, Debug, Default)]
 pub struct Parallel {
     tp: Option<Arc<ProcessGroup>>,
+    cp: Option<Sharing>,
     options: ParallelOptions,
     /// Rows of embedding and head.
     vocabulary: i64,
@@ -60,7 +78,13 @@ impl Parallel {
                 rows_of(vocabulary, ranks, 0).1
             )));
         }
-        Ok(Parallel { tp: groups.tp.clone(), options, vocabulary })
+        let sharing = |group: &Arc<ProcessGroup>| Sharing {
+            split: Split::new(group.size(), options.load_balancer),
+            method: options.rotate_method,
+            group: group.clone(),
+        };
+        let cp = groups.cp.as_ref().map(sharing);
+        Ok(Parallel { tp: groups.tp.clone(), cp, options, vocabulary })
     }
 
     /// Whether layers are shared.
@@ -113,6 +137,43 @@ impl Parallel {
             None => Ok(addend.shallow_clone()),
             Some(group) => collectives::sum(group, addend),
         }
+    }
+
+    /// Of whole sequences, `[batch, sequence]`, the tokens that this rank has.
+    ///
+    /// Errors: what libtorch gives.
+    pub fn own_part(&self, sequences: &Tensor) -> Result<Tensor> {
+        self.at_positions(sequences, 1, sequences.size()[1])
+    }
+
+    /// Of a table of positions, the rows of those that this rank has, where it has `part` of each sequence.
+    ///
+    /// Errors: what libtorch gives.
+    pub fn own_positions(&self, table: &Tensor, part: i64) -> Result<Tensor> {
+        let ranks = self.cp.as_ref().map_or(1, |sharing| sharing.split.ranks());
+        self.at_positions(table, 0, part * i64::from(ranks))
+    }
+
+    /// What a tensor has along a dim at the positions that this rank has of a sequence of `len`.
+    fn at_positions(&self, tensor: &Tensor, dim: i64, len: i64) -> Result<Tensor> {
+        let Some(Sharing { split, group, .. }) = &self.cp else { return Ok(tensor.f_narrow(dim, 0, len)?) };
+        let ranges = split.positions(len as u64, group.rank());
+        let of =
+            |range: &Range<u64>| tensor.f_narrow(dim, range.start as i64, (range.end - range.start) as i64);
+        Ok(Tensor::f_cat(&ranges.iter().map(of).collect::<Result<Vec<_>, _>>()?, dim)?)
+    }
+
+    /// Causal attention, `[batch, heads, sequence, head_dim]` each, of this rank's queries to the keys of the whole sequence.
+    /// Keys and values may have fewer heads, a divisor.
+    ///
+    /// Errors: what libtorch and the collectives give.
+    pub fn attention(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
+        if let Some(sharing) = &self.cp {
+            return attention::attention(sharing, query, key, value);
+        }
+        let is_grouped = query.size()[1] != key.size()[1];
+        let mask = None::<&Tensor>;
+        Ok(Tensor::f_scaled_dot_product_attention(query, key, value, mask, 0.0, true, None, is_grouped)?)
     }
 
     /// This rank's tokens: the first, and how many.

@@ -35,7 +35,7 @@ pub struct Sequences {
 
 /// What a step needs besides its program.
 pub trait Surroundings {
-    /// This rank's microbatches of the step; `None` where its data has ended.
+    /// Microbatches of the step, whole sequences, the same at all ranks that share them; `None` where its data has ended.
     fn load_batch(&mut self) -> Result<Option<Vec<Sequences>>>;
 
     /// Whether this rank was asked to stop after this step.
@@ -350,7 +350,12 @@ impl<'a> Runner<'a> {
     }
 
     fn load(&mut self, step: &mut Step, surroundings: &mut dyn Surroundings) -> Result<()> {
+        let own = |whole: Sequences| -> Result<Sequences> {
+            let part = |tensor| self.parallel.own_part(tensor);
+            Ok(Sequences { inputs: part(&whole.inputs)?, labels: part(&whole.labels)? })
+        };
         let batch = surroundings.load_batch()?;
+        let batch = batch.map(|batch| batch.into_iter().map(own).collect::<Result<Vec<_>>>()).transpose()?;
         let mut count = 0;
         for sequences in batch.iter().flatten() {
             let valid = sequences.labels.f_ne(IGNORED)?.f_sum(Kind::Int64)?;

@@ -83,27 +83,14 @@ impl Llama3 {
         let project = |name: &str| -> Result<Tensor> {
             Ok(params.product(name, input)?.f_view([batch, sequence, -1, self.head_dim])?)
         };
-        let table = self.rope.f_narrow(0, 0, sequence)?;
+        let table = params.own_positions(&self.rope, sequence)?;
         let turned = |states: &Tensor| -> Result<Tensor> {
             Ok(params.cheap(|| turn(states, &table))?.f_transpose(1, 2)?)
         };
         let query = turned(&project("attention.wq.weight")?)?;
         let key = turned(&project("attention.wk.weight")?)?;
         let value = project("attention.wv.weight")?.f_transpose(1, 2)?;
-        let is_grouped = query.size()[1] != key.size()[1];
-        let mixed = params.dear(|| {
-            let mixed = Tensor::f_scaled_dot_product_attention(
-                &query,
-                &key,
-                &value,
-                None::<&Tensor>,
-                0.0,
-                true,
-                None,
-                is_grouped,
-            )?;
-            Ok(mixed.f_transpose(1, 2)?.f_reshape([batch, sequence, -1])?)
-        })?;
+        let mixed = params.attention(&query, &key, &value)?;
         params.product_over_parts("attention.wo.weight", &mixed)
     }
 }

@@ -145,6 +145,21 @@ impl<'a> Params<'a> {
         }
     }
 
+    /// Of a table with a row for every position, the rows of the positions that this rank has: `part` of each sequence.
+    ///
+    /// Errors: what libtorch gives.
+    pub fn own_positions(&self, table: &Tensor, part: i64) -> Result<Tensor> {
+        self.parallel.own_positions(table, part)
+    }
+
+    /// Causal attention, `[batch, heads, sequence, head_dim]` each, to the whole sequence, its heads side by side:
+    /// `[batch, sequence, heads x head_dim]`. Keys and values may have fewer heads. It is kept.
+    ///
+    /// Errors: what libtorch and the collectives give.
+    pub fn attention(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
+        self.dear(|| Ok(self.parallel.attention(query, key, value)?.f_transpose(1, 2)?.f_flatten(2, 3)?))
+    }
+
     /// The rows of tokens in an embedding: this rank's part of the sequence.
     ///
     /// Errors: as of [`Params::get`]; what libtorch and the collective give.

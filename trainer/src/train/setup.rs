@@ -51,9 +51,12 @@ impl Setup {
         let dims = ParallelDims::new(&config.parallelism, ranks).map_err(|errors| {
             Error::Usage(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
         })?;
-        if dims.cp > 1 {
+        // Flash attention alone gives what parts are merged by.
+        let dtype = config.training.mixed_precision_param;
+        if dims.cp > 1 && session.device.is_cuda() && dtype == ParamDtype::Float32 {
             return Err(Error::Usage(format!(
-                "parallelism.context_parallel_degree = {}: this version does not share sequences; set it to 1",
+                "training.mixed_precision_param = \"float32\": with parallelism.context_parallel_degree = {} attention on \
+                 CUDA is computed in bfloat16; set it to \"bfloat16\"",
                 dims.cp
             )));
         }
@@ -98,10 +101,10 @@ impl Setup {
             spec.flavor,
             thousands(total.to_string())
         );
-        let ParallelDims { pp, dp_replicate, dp_shard, tp, .. } = self.dims;
+        let ParallelDims { pp, dp_replicate, dp_shard, cp, tp, .. } = self.dims;
         let Batch { global, local, accumulation_steps, microbatches, .. } = self.step.batch;
         info!(
-            "pp {pp} x dp_replicate {dp_replicate} x dp_shard {dp_shard} x tp {tp}; global batch size {global} = local {local} x \
+            "pp {pp} x dp_replicate {dp_replicate} x dp_shard {dp_shard} x cp {cp} x tp {tp}; global batch size {global} = local {local} x \
              {} ranks x {accumulation_steps} turns; sequence length {}; seed {}",
             self.dims.batch(),
             self.seq_len,
@@ -164,7 +167,12 @@ impl Setup {
             stage_ranks: self.step.stage_ranks(),
         };
         let runner = Runner::new(&*self.model, groups, units, optimizer, programs, training.max_norm)?;
-        let options = ParallelOptions { is_loss_parallel: !config.parallelism.disable_loss_parallel };
+        let parallelism = &config.parallelism;
+        let options = ParallelOptions {
+            is_loss_parallel: !parallelism.disable_loss_parallel,
+            load_balancer: parallelism.context_parallel_load_balancer,
+            rotate_method: parallelism.context_parallel_rotate_method,
+        };
         let runner = runner.with_parallel(options)?;
         let ac = &config.activation_checkpoint;
         Ok(runner.with_products_again(ac.per_op_sac_force_recompute_mm_shapes_by_fqns.clone()))

@@ -3,7 +3,7 @@
 use super::feed::sequences;
 use super::setup::{Setup, corpus};
 use crate::error::{Error, Result};
-use crate::groups::Groups;
+use crate::groups::{Groups, size};
 use crate::run::{Runner, Sequences, Surroundings};
 use data::{DataOptions, Loader};
 use job::config::Config;
@@ -28,7 +28,7 @@ pub(super) struct Validation {
 pub(super) struct Validated {
     /// The mean over its batches.
     pub(super) loss: f64,
-    /// Tokens of this rank.
+    /// Tokens of the sequences that this rank has a part of.
     pub(super) tokens: u64,
     pub(super) took: Duration,
 }
@@ -86,7 +86,7 @@ impl Validation {
             groups.sum_over_data(&loss)?;
             sum += f64::try_from(&loss)?;
             batches += 1;
-            tokens += report.valid_tokens;
+            tokens += report.valid_tokens * u64::from(size(&groups.cp));
         }
         if batches == 0 {
             let DataOptions { sequences_per_step, seq_len, .. } = self.options;

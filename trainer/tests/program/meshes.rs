@@ -1,6 +1,6 @@
 //! Runs that go on on another mesh: the same text, each sequence once, and the same losses but for the order of sums.
 
-use crate::run::{Ended, Job, tensors};
+use crate::run::{Ended, FIXTURE, Job, tensors};
 use std::collections::{BTreeMap, BTreeSet};
 
 const STEPS: u64 = 20;
@@ -42,11 +42,20 @@ fn a_run_moves_from_mesh_to_mesh() {
         "--parallelism.data_parallel_shard_degree=1",
     ];
     let tp = ["--nproc=2", "--parallelism.tensor_parallel_degree=2"];
+    let cp = [
+        "--nproc=2",
+        "--parallelism.context_parallel_degree=2",
+        "--parallelism.context_parallel_rotate_method=alltoall",
+    ];
+    let corpus = format!("--validation.dataset_path={FIXTURE}/corpus");
+    let validated = ["--validation.enable", "--validation.dataset=c4_test", &corpus, "--validation.steps=2"];
+    let cp_tp = [&["--nproc=4", cp[1], tp[1]][..], &validated].concat();
     let fsdp_tp =
         ["--nproc=4", "--parallelism.tensor_parallel_degree=2", "--parallelism.disable_loss_parallel"];
-    let moves: [(&str, [&[&str]; 3]); 4] = [
+    let moves: [(&str, [&[&str]; 3]); 5] = [
         ("1 to 4 to 2", [&[], &["--nproc=4"], &["--nproc=2"]]),
         ("TP to FSDP with TP to FSDP", [&tp, &fsdp_tp, &["--nproc=2"]]),
+        ("CP to CP with TP to FSDP", [&cp, &cp_tp, &["--nproc=2"]]),
         ("FSDP to HSDP to DDP", [&["--nproc=4"], &hsdp, &ddp]),
         (
             "2 to 1, then with other turns",

@@ -31,7 +31,7 @@ const CASES: &[Case] = &[
     ("--parallelism.data_parallel_replicate_degree=3", 2, 2),
     ("--training.global_batch_size=5", 2, 2),
     ("--parallelism.tensor_parallel_degree=3", 3, 2),
-    ("--parallelism.context_parallel_degree=2", 2, 2),
+    ("--parallelism.context_parallel_degree=3", 3, 2),
     // The data.
     ("--training.dataset=c5", 2, 2),
     ("--training.dataset_path=None", 2, 2),

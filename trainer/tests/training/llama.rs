@@ -4,7 +4,7 @@ use crate::support::numbers;
 use data::{Corpus, DataOptions, Dataset, Loader, MapPlaces, State, Tokenizer};
 use dcp::save::Saving;
 use dcp::storage::open_url;
-use job::config::{Config, PipelineSchedule};
+use job::config::{Config, LoadBalancer, PipelineSchedule, RotateMethod};
 use job::mesh::{Group, ParallelDims};
 use job::pipeline::{Shape, Stage, communicate, schedules, split};
 use job::program::{Plan, Recompute, Reduction, Reshard, UnitPlan, build_pipelined};
@@ -36,8 +36,9 @@ pub struct Cut {
     pub schedule: (PipelineSchedule, u32),
     pub dp_replicate: u32,
     pub dp_shard: u32,
+    pub cp: u32,
     pub tp: u32,
-    pub is_loss_parallel: bool,
+    pub sharing: ParallelOptions,
     pub microbatches: u32,
     /// Every so-many-th block is computed again; 0 for none.
     pub recompute: usize,
@@ -50,13 +51,20 @@ pub struct Cut {
     pub param: Kind,
 }
 
+pub const SHARING: ParallelOptions = ParallelOptions {
+    is_loss_parallel: true,
+    load_balancer: Some(LoadBalancer::HeadTail),
+    rotate_method: RotateMethod::AllGather,
+};
+
 pub const ONE: Cut = Cut {
     pp: 1,
     schedule: (PipelineSchedule::GPipe, 1),
     dp_replicate: 1,
     dp_shard: 1,
+    cp: 1,
     tp: 1,
-    is_loss_parallel: true,
+    sharing: SHARING,
     microbatches: 1,
     recompute: 0,
     is_selective: false,
@@ -68,8 +76,8 @@ pub const ONE: Cut = Cut {
 
 impl Cut {
     pub fn dims(self) -> ParallelDims {
-        let Cut { pp, dp_replicate, dp_shard, tp, .. } = self;
-        ParallelDims { pp, dp_replicate, dp_shard, cp: 1, tp, ep: 1, etp: 1 }
+        let Cut { pp, dp_replicate, dp_shard, cp, tp, .. } = self;
+        ParallelDims { pp, dp_replicate, dp_shard, cp, tp, ep: 1, etp: 1 }
     }
 }
 
@@ -172,7 +180,7 @@ impl<'a> Training<'a> {
         from: Option<&Resumed>,
     ) -> Self {
         let precision = Precision { stored: cut.stored, param: cut.param, reduce: Kind::Float };
-        let gathered = cut.dp_shard > 1 || cut.stored != cut.param;
+        let gathered = cut.dp_shard * cut.cp > 1 || cut.stored != cut.param;
         let is_recomputed = |unit: usize| {
             cut.recompute > 0 && model.blocks().contains(&unit) && unit.is_multiple_of(cut.recompute)
         };
@@ -195,8 +203,7 @@ impl<'a> Training<'a> {
         let units = begin::units(model, groups, precision, Device::Cpu, 7, numbers).unwrap();
         let optimizer = Optimizer::new(Rule::AdamW, Implementation::Fused, &units).unwrap();
         let runner = Runner::new(model, groups, units, optimizer, programs, 1.0).unwrap();
-        let options = ParallelOptions { is_loss_parallel: cut.is_loss_parallel };
-        let runner = runner.with_parallel(options).unwrap();
+        let runner = runner.with_parallel(cut.sharing).unwrap();
         let dims = cut.dims();
         let text = Text::new(dims.coordinate(Group::Batch, rank), dims.batch(), cut.microbatches, from);
         let step = from.map_or(0, |resumed| resumed.step);

@@ -1,5 +1,6 @@
 //! Training the small Llama: figures of TorchTitan and PyTorch, saves and resumes, activations computed again.
 
+mod context;
 mod llama;
 mod operations;
 mod optimizer;

@@ -1,6 +1,8 @@
 //! Operations over ranks against the same on one rank: outputs and gradients.
 
+use crate::llama::SHARING;
 use crate::support::{LONG, Rank, numbers, run_well};
+use job::config::{LoadBalancer, RotateMethod};
 use std::sync::Arc;
 use tch::{Device, Kind, Reduction, Tensor, with_grad};
 use trainer::Result;
@@ -17,7 +19,7 @@ fn parallel(rank: &Rank, is_loss_parallel: bool, vocabulary: i64) -> Parallel {
     let name = format!("tp-{is_loss_parallel}-{vocabulary}");
     let group = rank.group(&name, LONG).unwrap();
     let groups = Groups { tp: Some(Arc::new(group)), ..Groups::default() };
-    Parallel::new(&groups, ParallelOptions { is_loss_parallel }, vocabulary).unwrap()
+    Parallel::new(&groups, ParallelOptions { is_loss_parallel, ..SHARING }, vocabulary).unwrap()
 }
 
 /// This rank's part of a tensor along a dim, as a leaf.
@@ -110,6 +112,51 @@ fn vocabularies(rank: &Rank, vocabulary: i64, is_loss_parallel: bool) {
     for (index, what) in ["loss", "embedding", "head"].iter().enumerate() {
         let expected = if index == 0 { expected[0].shallow_clone() } else { part(rank, &expected[index], 0) };
         close(&found[index], &expected, &format!("{what} of {vocabulary}, loss parallel {is_loss_parallel}"));
+    }
+}
+
+/// What this rank has of `[batch, heads, sequence, head_dim]`.
+fn own_part(parallel: &Parallel, whole: &Tensor) -> Tensor {
+    parallel.own_part(&whole.transpose(1, 2).contiguous()).unwrap().transpose(1, 2)
+}
+
+/// Attention to sequences that the ranks share, with as many heads for keys and with fewer.
+fn attention(rank: &Rank, options: ParallelOptions, key_heads: i64) {
+    let size = |heads: i64| [2, heads, 24, 8];
+    let [query, key, value] = [4, key_heads, key_heads].map(|heads| random(&size(heads)));
+    let grad = random(&size(4));
+    let wholes = [&query, &key, &value].map(leaf);
+    let [whole_query, whole_key, whole_value] = &wholes;
+    let expected = differentiated(&wholes.each_ref(), &grad, || {
+        Parallel::default().attention(whole_query, whole_key, whole_value)
+    });
+    let name = format!("cp-{key_heads}-{options:?}");
+    let groups = Groups { cp: Some(Arc::new(rank.group(&name, LONG).unwrap())), ..Groups::default() };
+    let parallel = Parallel::new(&groups, options, 6).unwrap();
+    let parts = [&query, &key, &value].map(|whole| leaf(&own_part(&parallel, whole)));
+    let [own_query, own_key, own_value] = &parts;
+    let found = differentiated(&parts.each_ref(), &own_part(&parallel, &grad), || {
+        parallel.attention(own_query, own_key, own_value)
+    });
+    for (index, what) in ["output", "query", "key", "value"].iter().enumerate() {
+        close(&found[index], &own_part(&parallel, &expected[index]), &format!("{what}, {name}"));
+    }
+}
+
+#[test]
+fn attention_to_sequences_that_are_shared_is_that_of_one_rank() {
+    for ranks in [2, 3] {
+        run_well("operations::attention_to_sequences_that_are_shared_is_that_of_one_rank", ranks, |rank| {
+            rng::manual_seed(3).unwrap();
+            for rotate_method in [RotateMethod::AllGather, RotateMethod::AllToAll] {
+                for load_balancer in [None, Some(LoadBalancer::HeadTail)] {
+                    for key_heads in [4, 2, 1] {
+                        let options = ParallelOptions { load_balancer, rotate_method, ..SHARING };
+                        attention(rank, options, key_heads);
+                    }
+                }
+            }
+        });
     }
 }
 

@@ -46,7 +46,7 @@ pub fn compare_within(found: &[(f64, f64)], loss_off: f64, norm_share: f64) {
     }
 }
 
-fn compare(found: &[(f64, f64)]) {
+pub fn compare(found: &[(f64, f64)]) {
     let mut worst = [0f64; 2];
     for (step, &(loss, grad_norm)) in found.iter().enumerate() {
         for (which, found, expected, rounding) in

@@ -143,7 +143,11 @@ fn saved_and_resumed(rank: &Rank, format: &str) {
 fn moved(rank: &Rank, format: &str) {
     let (folder, coordinator) = (Shared::new(rank), coordinator(rank));
     let both = Cut { dp_shard: 2, tp: 2, ..ONE };
-    let others = [("tp", Cut { tp: 4, ..ONE }), ("copies", Cut { dp_replicate: 2, dp_shard: 2, ..ONE })];
+    let others = [
+        ("sequences", Cut { cp: 2, tp: 2, ..ONE }),
+        ("layers", Cut { tp: 4, ..ONE }),
+        ("copies", Cut { dp_replicate: 2, cp: 2, ..ONE }),
+    ];
     let groups_of_both = groups(rank, "both", both);
     let of_both =
         Job { groups: &groups_of_both, coordinator: coordinator.clone(), rank: rank.rank, cut: both };

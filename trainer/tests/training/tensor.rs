@@ -1,12 +1,13 @@
 //! Tensor parallelism: TorchTitan's figures of one rank on every mesh with it, whatever is computed again.
 
-use crate::llama::{Cut, ONE, Training, model};
+use crate::llama::{Cut, ONE, SHARING, Training, model};
 use crate::parity::{compare_roughly, groups, on_mesh, train};
 use crate::support::{Rank, numbers, run_well};
 use job::config::PipelineSchedule;
 use job::program::{Reduction, Reshard};
 use tch::Kind;
 use trainer::groups::Groups;
+use trainer::parallel::ParallelOptions;
 
 const TP2: Cut = Cut { tp: 2, ..ONE };
 const OPERATIONS: Cut = Cut { recompute: 1, is_selective: true, ..ONE };
@@ -26,7 +27,10 @@ fn two_ranks_that_share_layers_and_compute_again_in_two_turns() {
 #[test]
 fn two_ranks_that_gather_logits() {
     run_well("tensor::two_ranks_that_gather_logits", 2, |rank| {
-        on_mesh(rank, Cut { is_loss_parallel: false, tp: 2, ..OPERATIONS });
+        on_mesh(
+            rank,
+            Cut { tp: 2, sharing: ParallelOptions { is_loss_parallel: false, ..SHARING }, ..OPERATIONS },
+        );
     });
 }
 
