@@ -1,25 +1,23 @@
 //! Runs a step's program on libtorch.
 
 mod exchange;
+mod loss;
 mod norm;
+mod passes;
 
-use crate::deferred::Products;
 use crate::error::{Error, Result};
-use crate::ffi::autograd::{backward, leaf, take_grad};
 use crate::ffi::process_group::ReduceOp;
-use crate::ffi::rng::{self, RngState};
 use crate::groups::{Groups, rank};
-use crate::model::{Model, Params, vocabulary};
+use crate::model::{Model, vocabulary};
 use crate::optimizer::{Optimizer, Settings};
 use crate::parallel::{Parallel, ParallelOptions};
 use crate::shard::Unit;
-use crate::tape::Tape;
 use exchange::{Exchange, Waiting};
-use job::pipeline::{Message, Payload, Stage};
-use job::program::{Instruction, Keep, Microbatch, Program, Purpose, check};
+use job::program::{Instruction, Program, check};
+use passes::{Backward, Kept};
 use std::collections::BTreeMap;
 use std::time::Instant;
-use tch::{Device, Kind, Tensor, no_grad, with_grad};
+use tch::{Device, Kind, Tensor};
 
 /// The label of a token that no loss is computed for.
 pub const IGNORED: i64 = -100;
@@ -97,49 +95,6 @@ pub struct Programs {
     pub evaluate: Option<Program>,
     /// Of every stage, the rank of a pipeline that has it: one of one, where there is no pipeline.
     pub stage_ranks: Vec<u32>,
-}
-
-/// How gradients of parameters come about in a program.
-#[derive(Clone, Copy, Debug)]
-struct Backward {
-    /// Whether some are computed after the gradient of the input.
-    is_in_parts: bool,
-    /// Whether those of several microbatches are added up before ranks sum them.
-    is_added_up: bool,
-}
-
-impl Backward {
-    fn of(program: &Program) -> Self {
-        let count =
-            |is_it: fn(&Instruction) -> bool| program.instructions.iter().filter(|it| is_it(it)).count();
-        let weights = count(|it| matches!(it, Instruction::Backward(..) | Instruction::BackwardWeight(..)));
-        Backward {
-            is_in_parts: count(|it| matches!(it, Instruction::BackwardWeight(..))) > 0,
-            is_added_up: weights > count(|it| matches!(it, Instruction::Reduce(_))),
-        }
-    }
-}
-
-/// What is kept of a forward pass.
-enum Kept {
-    Graph {
-        input: Tensor,
-        output: Tensor,
-        products: Option<Products>,
-    },
-    Operations {
-        input: Tensor,
-        output: Tensor,
-        products: Option<Products>,
-        tape: Tape,
-        random: RngState,
-    },
-    Input {
-        input: Tensor,
-        random: RngState,
-    },
-    /// Of a backward pass, for the gradients of parameters.
-    Products(Products),
 }
 
 /// Tensors by unit and microbatch.
@@ -314,11 +269,7 @@ impl<'a> Runner<'a> {
             Instruction::Free(unit) => self.unit(unit.0).free(),
             Instruction::Forward { unit, microbatch, keep } => self.forward(step, unit.0, microbatch, keep),
             Instruction::Recompute(unit, microbatch) => self.recompute(step, unit.0, microbatch),
-            Instruction::Loss(microbatch) => {
-                let is_training = step.settings.is_some();
-                let purpose = if is_training { Purpose::Train } else { Purpose::Evaluate };
-                loss(step, &self.parallel, self.places.len() as u32, microbatch, purpose)
-            }
+            Instruction::Loss(microbatch) => self.loss(step, microbatch),
             Instruction::Backward(unit, microbatch) => self.backward(step, unit.0, microbatch),
             Instruction::BackwardInput(unit, microbatch) => self.backward_input(step, unit.0, microbatch),
             Instruction::BackwardWeight(unit, microbatch) => self.backward_weight(step, unit.0, microbatch),
@@ -381,222 +332,6 @@ impl<'a> Runner<'a> {
             _ => Ok(()),
         }
     }
-
-    fn forward(&mut self, step: &mut Step, unit: u32, microbatch: Microbatch, keep: Keep) -> Result<()> {
-        self.unit(unit).wait_gathered()?;
-        let input = match unit {
-            0 => step.batch[microbatch.0 as usize].inputs.shallow_clone(),
-            _ => leaf(&taken(&mut step.inputs, (unit, microbatch.0), "what a unit takes")?),
-        };
-        let products = self.new_products();
-        let products = products.as_ref();
-        let (output, kept) = match keep {
-            Keep::Graph => {
-                let output = with_grad(|| self.compute(unit, &input, None, products))?;
-                (output.detach(), Some(Kept::Graph { input, output, products: products.cloned() }))
-            }
-            Keep::Nothing => (no_grad(|| self.compute(unit, &input, None, None))?, None),
-            Keep::Operations => {
-                let (random, tape) = (rng::state(input.device())?, self.tape(unit));
-                let output = with_grad(|| self.compute(unit, &input, Some(&tape), products))?;
-                let whole = self.units[self.place(unit)].whole().iter();
-                tape.give_up(&whole.chain([&input, &output]).collect::<Vec<_>>())?;
-                let products = products.cloned();
-                (output.detach(), Some(Kept::Operations { input, output, products, tape, random }))
-            }
-            Keep::Input => {
-                let random = rng::state(input.device())?;
-                let output = no_grad(|| self.compute(unit, &input, None, None))?;
-                (output, Some(Kept::Input { input, random }))
-            }
-        };
-        if let Some(kept) = kept {
-            step.kept.insert((unit, microbatch.0), kept);
-        }
-        step.inputs.insert((unit + 1, microbatch.0), Waiting::here(output));
-        Ok(())
-    }
-
-    fn recompute(&mut self, step: &mut Step, unit: u32, microbatch: Microbatch) -> Result<()> {
-        self.unit(unit).wait_gathered()?;
-        let (input, random, recorded) = match step.kept.remove(&(unit, microbatch.0)) {
-            Some(Kept::Input { input, random }) => (input, random, None),
-            Some(Kept::Operations { input, output, products, tape, random }) => {
-                (input, random, Some((output, products, tape)))
-            }
-            _ => return Err(missing("the input of a unit")),
-        };
-        let device = input.device();
-        let now = rng::state(device)?;
-        rng::set_state(device, &random)?;
-        let output = match recorded {
-            None => {
-                let products = self.new_products();
-                with_grad(|| self.compute(unit, &input, None, products.as_ref()))
-                    .map(|output| (output, products))
-            }
-            Some((output, products, tape)) => {
-                no_grad(|| self.compute(unit, &input, Some(&tape), None)).map(|_| (output, products))
-            }
-        };
-        rng::set_state(device, &now)?;
-        let (output, products) = output?;
-        step.kept.insert((unit, microbatch.0), Kept::Graph { input, output, products });
-        Ok(())
-    }
-
-    fn send(&mut self, step: &mut Step, message: Message) -> Result<()> {
-        let (of, unit) = self.end_of(step, message, message.from)?;
-        let tensor = taken(of, (unit, message.microbatch.0), "what is to be sent")?;
-        self.exchange.send(message, tensor)
-    }
-
-    fn recv(&mut self, step: &mut Step, message: Message) -> Result<()> {
-        let tokens = step.batch[message.microbatch.0 as usize].inputs.size();
-        let kind = self.units.first().ok_or_else(|| missing("a unit"))?.param_kind();
-        let waiting =
-            self.exchange.recv(message, &self.model.between(&self.parallel.part_size(&tokens)), kind)?;
-        let (of, unit) = self.end_of(step, message, message.to)?;
-        of.insert((unit, message.microbatch.0), waiting);
-        Ok(())
-    }
-
-    /// Where what a message brings is kept at one of its ends, and under which unit.
-    fn end_of<'s>(
-        &self,
-        step: &'s mut Step,
-        message: Message,
-        stage: Stage,
-    ) -> Result<(&'s mut Values, u32)> {
-        let found = self.programs.train.stages.iter().find(|of_rank| of_rank.stage == stage);
-        let units = &found.ok_or_else(|| missing("a stage"))?.units;
-        // Between two units, what the one after takes is what the one before gives.
-        let after = if (stage == message.from) == (message.payload == Payload::Activation) {
-            units.end
-        } else {
-            units.start
-        };
-        Ok(match message.payload {
-            Payload::Activation => (&mut step.inputs, after),
-            Payload::Gradient => (&mut step.grads, after - 1),
-        })
-    }
-
-    /// Where products of weights are put off to, where they may have to be.
-    fn new_products(&self) -> Option<Products> {
-        self.backward.is_in_parts.then(Products::default)
-    }
-
-    fn compute(
-        &self,
-        unit: u32,
-        input: &Tensor,
-        tape: Option<&Tape>,
-        products: Option<&Products>,
-    ) -> Result<Tensor> {
-        let params = &self.units[self.place(unit)];
-        let params =
-            Params::new(&params.names, params.whole(), &self.parallel).on_tape(tape).put_off(products);
-        self.model.forward(unit as usize, &params, input)
-    }
-
-    fn tape(&self, unit: u32) -> Tape {
-        let is_again = |fqn: &str| {
-            let module = fqn.strip_suffix(".weight").unwrap_or(fqn);
-            self.products_again.iter().any(|name| module.contains(name))
-        };
-        let params = self.units[self.place(unit)].params.iter();
-        Tape::new(
-            params.filter(|param| is_again(&param.fqn)).map(|param| param.local_shape.clone()).collect(),
-        )
-    }
-
-    fn backward(&mut self, step: &mut Step, unit: u32, microbatch: Microbatch) -> Result<()> {
-        if let Some(products) = self.backward_to_input(step, unit, microbatch)? {
-            products.add_to_grads()?;
-        }
-        self.set_grads_aside(unit)
-    }
-
-    fn backward_input(&mut self, step: &mut Step, unit: u32, microbatch: Microbatch) -> Result<()> {
-        // Tokens have no gradient. What there is to compute is computed with the parameters'.
-        if unit > 0 {
-            let products = self.backward_to_input(step, unit, microbatch)?;
-            let products = products.ok_or_else(|| missing("what products of weights are put off to"))?;
-            step.kept.insert((unit, microbatch.0), Kept::Products(products));
-        }
-        Ok(())
-    }
-
-    fn backward_weight(&mut self, step: &mut Step, unit: u32, microbatch: Microbatch) -> Result<()> {
-        if unit == 0 {
-            return self.backward(step, unit, microbatch);
-        }
-        let Some(Kept::Products(products)) = step.kept.remove(&(unit, microbatch.0)) else {
-            return Err(missing("what a unit's backward pass put off"));
-        };
-        products.add_to_grads()?;
-        self.set_grads_aside(unit)
-    }
-
-    /// Goes back through a unit, to the gradient of its input; gives what was put off on the way.
-    fn backward_to_input(
-        &mut self,
-        step: &mut Step,
-        unit: u32,
-        microbatch: Microbatch,
-    ) -> Result<Option<Products>> {
-        self.unit(unit).wait_gathered()?;
-        let Some(Kept::Graph { input, output, products }) = step.kept.remove(&(unit, microbatch.0)) else {
-            return Err(missing("what a unit's forward pass saved"));
-        };
-        let grad = taken(&mut step.grads, (unit, microbatch.0), "the gradient of an output")?;
-        backward(&[&output], &[Some(&grad)], false)?;
-        if unit > 0 {
-            let grad = take_grad(&input)?.ok_or_else(|| missing("the gradient of an input"))?;
-            step.grads.insert((unit - 1, microbatch.0), Waiting::here(grad));
-        }
-        Ok(products)
-    }
-
-    /// Where gradients of several microbatches are added up before ranks sum them, they are in the type that ranks sum in.
-    fn set_grads_aside(&mut self, unit: u32) -> Result<()> {
-        if self.backward.is_added_up { self.unit(unit).set_grads_aside() } else { Ok(()) }
-    }
-}
-
-/// The loss of a microbatch, and in training the gradient of what the last unit gave.
-fn loss(
-    step: &mut Step,
-    parallel: &Parallel,
-    units: u32,
-    microbatch: Microbatch,
-    purpose: Purpose,
-) -> Result<()> {
-    let labels = &step.batch[microbatch.0 as usize].labels;
-    let tokens = step.global_valid_tokens as f64;
-    let of = |logits: &Tensor| -> Result<Tensor> {
-        let flat = logits.f_flatten(0, 1)?.f_to_kind(Kind::Float)?;
-        let sum = parallel.cross_entropy(&flat, &labels.f_flatten(0, 1)?)?;
-        Ok(sum.f_div_scalar(tokens)?)
-    };
-    let logits = taken(&mut step.inputs, (units, microbatch.0), "logits")?;
-    let loss = match purpose {
-        Purpose::Evaluate => no_grad(|| of(&logits))?,
-        Purpose::Train => {
-            let logits = leaf(&logits);
-            let loss = with_grad(|| of(&logits))?;
-            backward(&[&loss], &[None], false)?;
-            let grad = take_grad(&logits)?.ok_or_else(|| missing("the gradient of the logits"))?;
-            step.grads.insert((units - 1, microbatch.0), Waiting::here(grad));
-            loss.detach()
-        }
-    };
-    step.loss = Some(match step.loss.take() {
-        Some(sum) => sum.f_add(&loss)?,
-        None => loss,
-    });
-    Ok(())
 }
 
 fn taken(of: &mut Values, at: (u32, u32), what: &str) -> Result<Tensor> {

@@ -1,8 +1,9 @@
 //! What stages of a pipeline send each other.
 
+use super::{Runner, Step, Values, missing, taken};
 use crate::error::{Error, Result};
 use crate::ffi::process_group::{ProcessGroup, Work};
-use job::pipeline::{Message, Stage};
+use job::pipeline::{Message, Payload, Stage};
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
@@ -96,5 +97,44 @@ impl Exchange {
     /// Errors: what the communication gives.
     pub(super) fn finish(&mut self) -> Result<()> {
         self.sent.drain(..).try_for_each(|sent| sent.wait().map(drop))
+    }
+}
+
+impl Runner<'_> {
+    pub(super) fn send(&mut self, step: &mut Step, message: Message) -> Result<()> {
+        let (of, unit) = self.end_of(step, message, message.from)?;
+        let tensor = taken(of, (unit, message.microbatch.0), "what is to be sent")?;
+        self.exchange.send(message, tensor)
+    }
+
+    pub(super) fn recv(&mut self, step: &mut Step, message: Message) -> Result<()> {
+        let tokens = step.batch[message.microbatch.0 as usize].inputs.size();
+        let kind = self.units.first().ok_or_else(|| missing("a unit"))?.param_kind();
+        let waiting =
+            self.exchange.recv(message, &self.model.between(&self.parallel.part_size(&tokens)), kind)?;
+        let (of, unit) = self.end_of(step, message, message.to)?;
+        of.insert((unit, message.microbatch.0), waiting);
+        Ok(())
+    }
+
+    /// Where what a message brings is kept at one of its ends, and under which unit.
+    fn end_of<'s>(
+        &self,
+        step: &'s mut Step,
+        message: Message,
+        stage: Stage,
+    ) -> Result<(&'s mut Values, u32)> {
+        let found = self.programs.train.stages.iter().find(|of_rank| of_rank.stage == stage);
+        let units = &found.ok_or_else(|| missing("a stage"))?.units;
+        // Between two units, what the one after takes is what the one before gives.
+        let after = if (stage == message.from) == (message.payload == Payload::Activation) {
+            units.end
+        } else {
+            units.start
+        };
+        Ok(match message.payload {
+            Payload::Activation => (&mut step.inputs, after),
+            Payload::Gradient => (&mut step.grads, after - 1),
+        })
     }
 }

@@ -104,8 +104,8 @@ impl Setup {
         let ParallelDims { pp, dp_replicate, dp_shard, cp, tp, .. } = self.dims;
         let Batch { global, local, accumulation_steps, microbatches, .. } = self.step.batch;
         info!(
-            "pp {pp} x dp_replicate {dp_replicate} x dp_shard {dp_shard} x cp {cp} x tp {tp}; global batch size {global} = local {local} x \
-             {} ranks x {accumulation_steps} turns; sequence length {}; seed {}",
+            "pp {pp} x dp_replicate {dp_replicate} x dp_shard {dp_shard} x cp {cp} x tp {tp}; global batch size {global} \
+             = local {local} x {} ranks x {accumulation_steps} turns; sequence length {}; seed {}",
             self.dims.batch(),
             self.seq_len,
             self.seed

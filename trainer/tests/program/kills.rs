@@ -101,7 +101,7 @@ fn one_rank_of_every_mesh_is_killed() {
         let job = Job::new();
         let nproc = format!("--nproc={ranks}");
         let endless = ["--training.steps=1000", "--lr_scheduler.total_steps=1000"];
-        let flags = [&[&*nproc], &endless, *mesh].concat();
+        let flags = [&[&*nproc][..], &endless, mesh].concat();
         let launcher = job.command(&flags).spawn().unwrap();
         until("steps to kill", || job.figures().len() >= 5);
         let processes = children(launcher.id());
@@ -123,7 +123,7 @@ fn one_rank_of_every_mesh_is_killed() {
         let nproc = format!("--nproc={ranks}");
         let last = job.figures().keys().next_back().copied().unwrap();
         let steps = format!("--training.steps={}", last + 2);
-        let flags = [&[&*nproc, &*steps, "--lr_scheduler.total_steps=1000"], mesh].concat();
+        let flags = [&[&*nproc, &*steps, "--lr_scheduler.total_steps=1000"][..], mesh].concat();
         let ended = job.run_well(&flags);
         let began = ended.text.lines().find_map(|line| line.split_once("Training starts at step "));
         let began: u64 = began.unwrap().1.trim().parse().unwrap();
