@@ -2,6 +2,8 @@
 //!
 //! `cargo run -p job --example published`; with words, the reports of the rows that have them in their names.
 
+#![expect(clippy::disallowed_macros, reason = "an example prints")]
+
 fn main() -> job::Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if words.is_empty() {

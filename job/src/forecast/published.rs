@@ -23,7 +23,7 @@ pub struct Published {
     pub tokens_per_second: f64,
     /// Bytes of memory, the most of any device, in GiB, as the allocator had reserved them.
     pub memory_gib: Option<f64>,
-    /// Whether the calibration was made on it; the others were looked at afterwards.
+    /// Whether constants were chosen by it; the others were in view.
     pub is_calibrated_on: bool,
 }
 
