@@ -72,7 +72,7 @@ const SHORT: &[(&str, &str)] = &[
     ("shard=", "--parallelism.data_parallel_shard_degree="),
     ("cp=", "--parallelism.context_parallel_degree="),
     ("rotate=", "--parallelism.context_parallel_rotate_method="),
-    ("balancer=", "--parallelism.context_parallel_load_balancer=None"),
+    ("balancer=", "--parallelism.context_parallel_load_balancer="),
     ("tp=", "--parallelism.tensor_parallel_degree="),
     ("reshard=", "--parallelism.fsdp_reshard_after_forward="),
     ("loss=whole", "--parallelism.disable_loss_parallel"),
