@@ -23,12 +23,24 @@ pub fn count(number: u64, noun: &str) -> String {
 
 /// A number with its digits in groups of three: `8,030,261,248`.
 pub fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let grouped = digits.bytes().enumerate().flat_map(|(index, digit)| {
-        let is_first_of_three = index > 0 && (digits.len() - index).is_multiple_of(3);
-        is_first_of_three.then_some(',').into_iter().chain([char::from(digit)])
-    });
-    grouped.collect()
+    grouped(number.to_string())
+}
+
+/// Commas between groups of three digits before the point: `-1,234.5`. What is no number stays.
+pub fn grouped(number: String) -> String {
+    let digits_begin = usize::from(number.starts_with('-'));
+    let digits_end = number.find('.').unwrap_or(number.len());
+    if !number[digits_begin..digits_end].bytes().all(|byte| byte.is_ascii_digit()) {
+        return number;
+    }
+    let mut grouped = String::with_capacity(number.len() * 4 / 3);
+    for (place, char) in number.char_indices() {
+        if place > digits_begin && place < digits_end && (digits_end - place).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(char);
+    }
+    grouped
 }
 
 /// A rate of floating-point operations: `353.0 TFLOP/s`, `61.2 GFLOP/s`.

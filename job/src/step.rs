@@ -4,12 +4,17 @@
 
 use crate::batch::{Batch, BatchError};
 use crate::config::{AcMode, Config, ReshardPolicy, SelectiveOption};
-use crate::mesh::ParallelDims;
+use crate::error::{Error, Place, Problem, Result};
+use crate::flops;
+use crate::mesh::{MeshError, ParallelDims};
 use crate::pipeline::{self, Communicated, Move, Pipeline, PipelineError, Stage, communicate};
 use crate::program::{
     Plan, Program, Recompute, Reduction, Reshard, UnitPlan, build, build_evaluation, build_pipelined,
 };
+use convert::spec::Model;
+use std::io;
 use std::ops::Range;
+use std::path::Path;
 
 /// What all ranks do in a step.
 #[derive(Clone, Debug)]
@@ -46,7 +51,34 @@ pub enum StepError {
     Schedule(pipeline::Fault),
 }
 
+/// The text of the file that `parallelism.pipeline_parallel_schedule_csv` names, by `read_file`; none where it names none.
+///
+/// Errors: [`Error::UnreadableSchedule`].
+pub fn schedule_text(
+    config: &Config,
+    read_file: impl Fn(&Path) -> io::Result<String>,
+) -> Result<Option<String>> {
+    let named = config.parallelism.pipeline_parallel_schedule_csv.as_ref().filter(|path| !path.is_empty());
+    let read = |path: &String| {
+        let path = Path::new(path);
+        read_file(path).map_err(|source| Error::UnreadableSchedule { path: path.to_owned(), source })
+    };
+    named.map(read).transpose()
+}
+
 impl Step {
+    /// The degrees of a job of `world` ranks, and its step.
+    ///
+    /// Errors: rules that do not hold.
+    pub fn of(config: &Config, world: u32, model: &Model, csv: Option<&str>) -> Result<(ParallelDims, Self)> {
+        let dims = ParallelDims::new(&config.parallelism, world).map_err(|errors| {
+            let problem = |error: &MeshError| Problem { place: Place::Whole, message: error.to_string() };
+            Error::BadConfig { problems: errors.iter().map(problem).collect() }
+        })?;
+        let step = Step::new(config, &dims, flops::layers(model)?, csv)?;
+        Ok((dims, step))
+    }
+
     /// The step of a model of `layers` layers: an embedding, the layers, norm and head together. `csv` is the text of the
     /// file that `parallelism.pipeline_parallel_schedule_csv` names.
     ///

@@ -1,9 +1,9 @@
 //! What a rank does before its first step, at scale: Llama 405B on 16,384 ranks.
 
 use job::config::Config;
-use job::forecast::step_of;
 use job::mesh::{Group, ParallelDims};
 use job::program::{Program, check};
+use job::step::Step;
 use std::error::Error;
 
 /// The ranks of the run.
@@ -29,7 +29,7 @@ pub fn programs_of(rank: u32) -> Result<(ParallelDims, Vec<Program>), Box<dyn Er
     let config = Config::from_args(FLAGS.iter().copied(), read)?.config;
     config.validate(WORLD)?;
     let model = config.model()?;
-    let (dims, step) = step_of(&config, WORLD, &model, None)?;
+    let (dims, step) = Step::of(&config, WORLD, &model, None)?;
     let place = dims.coordinate(Group::Pp, rank);
     let programs = vec![step.train(place), step.evaluate(place)];
     for program in &programs {

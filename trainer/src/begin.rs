@@ -1,12 +1,13 @@
 //! A model's parameters on one rank, as they begin.
 
+use crate::checkpoint::{dtype_of, fill};
 use crate::error::Result;
 use crate::groups::Groups;
 use crate::model::Model;
-use crate::shard::{ParamSpec, Precision, Unit};
-use convert::init::Generator;
-use dcp::layout::{Region, Strips, row_major};
-use tch::{Device, Tensor, no_grad};
+use crate::shard::{Param, ParamSpec, Precision, Unit};
+use convert::seed::Seed;
+use dcp::copy::{self, CopyOptions, Wanted};
+use tch::Device;
 
 /// These units of a model on this rank, begun as its spec says. Every element is a function of seed, name and position: on
 /// any mesh they are the same, and those of `titan-ckpt seed`.
@@ -31,63 +32,26 @@ pub fn units(
                 tp_dim: param.tp_dim,
             }
         });
-        let mut made = Unit::new(params, groups, precision, device)?;
-        for (param, &index) in made.params.iter_mut().zip(&unit.params) {
-            let of_spec = &spec.params[index];
-            let generator = Generator::new(of_spec.init, seed, &param.fqn);
-            let begun = Tensor::from_slice(&elements(&generator, &of_spec.shape, &param.region));
-            let begun = begun.f_view(param.shard.size().as_slice())?;
-            no_grad(|| param.shard.f_copy_(&begun))?;
-        }
-        Ok(made)
+        Unit::new(params, groups, precision, device)
     };
-    numbers.into_iter().map(|number| of_unit(&model.units()[number as usize])).collect()
+    let numbers = numbers.into_iter().map(|number| of_unit(&model.units()[number as usize]));
+    let units = numbers.collect::<Result<Vec<_>>>()?;
+    let seed = Seed::new(spec, seed, str::to_owned);
+    // A unit at a time: its shards are all that is held twice.
+    units.iter().try_for_each(|unit| begin(&seed, unit))?;
+    Ok(units)
 }
 
-/// The elements of a box of a tensor of this shape, row-major.
-fn elements(generator: &Generator, shape: &[u64], region: &Region) -> Vec<f32> {
-    let mut elements = vec![0f32; region.elements() as usize];
-    // As many of the inner dims at once as lie together.
-    let mut run = vec![1; shape.len()];
-    for dim in (0..shape.len()).rev() {
-        run[dim] = region.extent[dim];
-        if region.extent[dim] < shape[dim] {
-            break;
-        }
-    }
-    let (whole, strides) = (Region::whole(shape), row_major(shape));
-    let mut rest = &mut elements[..];
-    for part in Strips::new(region.clone(), run) {
-        let (filled, after) = rest.split_at_mut(part.elements() as usize);
-        generator.fill(part.position_in(&whole, &strides), filled);
-        rest = after;
-    }
-    elements
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use convert::init::Init;
-
-    #[test]
-    fn a_box_has_the_elements_of_the_whole() {
-        let generator = Generator::new(Init::Normal { std: 1.0 }, 7, "weight");
-        let shape = [5, 3, 4];
-        let mut whole = vec![0f32; 60];
-        generator.fill(0, &mut whole);
-        for region in [
-            Region::new([1, 0, 0], [3, 3, 4]),
-            Region::new([0, 1, 0], [5, 2, 4]),
-            Region::new([2, 0, 1], [2, 3, 3]),
-            Region::new([5, 0, 0], [0, 3, 4]),
-        ] {
-            let in_box = |index: &u64| {
-                let place = [index / 12, index / 4 % 3, index % 4];
-                (0..3).all(|dim| place[dim] >= region.start[dim] && place[dim] < region.end(dim))
-            };
-            let expected: Vec<f32> = (0..60).filter(in_box).map(|index| whole[index as usize]).collect();
-            assert_eq!(elements(&generator, &shape, &region), expected, "{region:?}");
-        }
-    }
+/// Fills a unit's shards.
+fn begin(seed: &Seed, unit: &Unit) -> Result<()> {
+    let byte_len = |param: &Param| param.shard.numel() * param.shard.kind().elt_size_in_bytes();
+    let mut shards: Vec<Vec<u8>> = unit.params.iter().map(|param| vec![0; byte_len(param)]).collect();
+    let wanted = unit.params.iter().zip(&mut shards).map(|(param, target)| Wanted {
+        fqn: &param.fqn,
+        region: param.region.clone(),
+        dtype: Some(dtype_of(param.shard.kind())),
+        target,
+    });
+    copy::load(seed, wanted.collect(), CopyOptions::default(), &())?;
+    unit.params.iter().zip(&shards).try_for_each(|(param, bytes)| fill(&param.shard, bytes))
 }

@@ -40,6 +40,7 @@ use dcp::model::{Fqn, TensorSpec};
 use dcp::plan::{Degrees, mesh_of};
 use dcp::save::{Source, State, StateTensor};
 use memory::LiveTensor;
+pub(crate) use memory::{dtype_of, fill};
 use names::entries;
 use std::sync::Arc;
 

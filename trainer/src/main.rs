@@ -2,8 +2,9 @@
 
 use job::config::{Config, Parsed};
 use job::estimate::{Assumptions, Device};
-use job::forecast::{Forecast, Question, WRITE_BANDWIDTH, schedule_of};
+use job::forecast::{Forecast, Question, WRITE_BANDWIDTH};
 use job::launch::{Member, Rendezvous, member};
+use job::step::schedule_text;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
@@ -52,7 +53,7 @@ fn predict(
     let (rank, ranks) = member.map_or((0, 1), |member| (member.rank, member.ranks));
     let read_file = |path: &Path| std::fs::read_to_string(path);
     let Parsed { config, notes, .. } = Config::from_args(flags.to_vec(), read_file)?;
-    let csv = schedule_of(&config, read_file)?;
+    let csv = schedule_text(&config, read_file)?;
     let forecast = Forecast::new(&Question {
         config: &config,
         csv: csv.as_deref(),

@@ -9,8 +9,6 @@
 //! |---|---|---|
 //! | [`Parallel::whole_sequence`], before a product with a weight cut along its outputs | all-gather | reduce-scatter |
 //! | [`Parallel::part_of_sequence`], after one with a weight cut along its inputs | reduce-scatter | all-gather |
-//! | [`Parallel::replicated`], the first without sequence parallelism | identity | all-reduce |
-//! | [`Parallel::sum`], the second without it | all-reduce | identity |
 //!
 //! Context parallelism: each rank has part of the tokens of every sequence, from the embedding to the loss, as
 //! [`job::sequence`] says. Only attention needs those of others ([`Parallel::attention`]). Tensor parallelism then cuts these
@@ -116,26 +114,6 @@ impl Parallel {
         match &self.tp {
             None => Ok(addend.shallow_clone()),
             Some(group) => collectives::scatter_sum(group, addend, 1),
-        }
-    }
-
-    /// What is the same on all ranks, for each to compute something else with: the gradient is the sum of theirs.
-    ///
-    /// Errors: what libtorch gives.
-    pub fn replicated(&self, input: &Tensor) -> Result<Tensor> {
-        match &self.tp {
-            None => Ok(input.shallow_clone()),
-            Some(group) => collectives::replicated(group, input),
-        }
-    }
-
-    /// The sum over ranks, the same on all of them. Its gradient is too.
-    ///
-    /// Errors: what the collective gives.
-    pub fn sum(&self, addend: &Tensor) -> Result<Tensor> {
-        match &self.tp {
-            None => Ok(addend.shallow_clone()),
-            Some(group) => collectives::sum(group, addend),
         }
     }
 

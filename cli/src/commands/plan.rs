@@ -4,7 +4,8 @@ use crate::error::{CliError, Outcome, Result};
 use crate::{place, ui};
 use job::config::Config;
 use job::estimate::{Assumptions, Device};
-use job::forecast::{Forecast, Question, schedule_of};
+use job::forecast::{Forecast, Question};
+use job::step::schedule_text;
 use std::ffi::OsString;
 use std::io::Write;
 
@@ -73,7 +74,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     let parsed = Config::from_args(args.flags.iter().cloned(), |path| std::fs::read_to_string(path))?;
     parsed.notes.iter().for_each(|note| ui::note(format_args!("{note}")));
     let config = &parsed.config;
-    let csv = schedule_of(config, |path| std::fs::read_to_string(path))?;
+    let csv = schedule_text(config, |path| std::fs::read_to_string(path))?;
     let mut assumptions = Assumptions::default();
     for name in &args.assume {
         assumptions.assume(name);

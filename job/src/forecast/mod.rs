@@ -11,7 +11,7 @@ mod text;
 pub use saves::{Saves, WRITE_BANDWIDTH};
 
 use crate::config::Config;
-use crate::error::{Error, Place, Problem, Result};
+use crate::error::{Error, Result};
 use crate::estimate::{Assumptions, Device, costs};
 use crate::flops;
 use crate::mesh::ParallelDims;
@@ -20,8 +20,6 @@ use crate::simulate::{Figures, Peak, Run, events, simulate};
 use crate::step::Step;
 use crate::timeline::chrome_traces;
 use convert::spec::Model;
-use std::io;
-use std::path::Path;
 
 /// What is to be predicted.
 #[derive(Clone, Copy, Debug)]
@@ -38,21 +36,6 @@ pub struct Question<'a> {
     pub assumptions: Assumptions,
     /// Bytes per second that a node writes to where checkpoints go.
     pub write_bandwidth: f64,
-}
-
-/// The text of the file that `parallelism.pipeline_parallel_schedule_csv` names, by `read_file`; none where it names none.
-///
-/// Errors: [`Error::UnreadableSchedule`].
-pub fn schedule_of(
-    config: &Config,
-    read_file: impl Fn(&Path) -> io::Result<String>,
-) -> Result<Option<String>> {
-    let named = config.parallelism.pipeline_parallel_schedule_csv.as_ref().filter(|path| !path.is_empty());
-    let read = |path: &String| {
-        let path = Path::new(path);
-        read_file(path).map_err(|source| Error::UnreadableSchedule { path: path.to_owned(), source })
-    };
-    named.map(read).transpose()
 }
 
 /// What is predicted.
@@ -87,7 +70,7 @@ impl Forecast {
         let Question { config, device, assumptions, .. } = *question;
         config.validate(question.world)?;
         let model = config.model()?;
-        let (dims, step) = step_of(config, question.world, &model, question.csv)?;
+        let (dims, step) = Step::of(config, question.world, &model, question.csv)?;
         let flops_per_token = flops::per_token(&model, config.training.seq_len)?;
         let costs = costs(config, &model, &dims, &step, device, assumptions)?;
         let programs: Vec<Program> = (0..dims.pp).map(|rank| step.train(rank)).collect();
@@ -152,25 +135,6 @@ impl Forecast {
         let ranks: Vec<_> = (0..).zip(&ranks).map(|(place, events)| (place * apart, &events[..])).collect();
         chrome_traces(&ranks)
     }
-}
-
-/// The degrees of a configuration and its step, as the trainer makes them.
-///
-/// Errors: rules that do not hold.
-pub fn step_of(
-    config: &Config,
-    world: u32,
-    model: &Model,
-    csv: Option<&str>,
-) -> Result<(ParallelDims, Step)> {
-    let dims = ParallelDims::new(&config.parallelism, world).map_err(|errors| {
-        let problem =
-            |error: &crate::mesh::MeshError| Problem { place: Place::Whole, message: error.to_string() };
-        Error::BadConfig { problems: errors.iter().map(problem).collect() }
-    })?;
-    let layers = flops::layers(model)?;
-    let step = Step::new(config, &dims, layers, csv)?;
-    Ok((dims, step))
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ pub(super) fn failed(error: Error) -> dcp::Error {
 }
 
 /// Fills a contiguous tensor with elements of its own type.
-pub(super) fn fill(tensor: &Tensor, bytes: &[u8]) -> Result<()> {
+pub(crate) fn fill(tensor: &Tensor, bytes: &[u8]) -> Result<()> {
     if tensor.device() == Device::Cpu {
         return memory::write(tensor, bytes);
     }
@@ -63,7 +63,7 @@ pub(super) fn fill(tensor: &Tensor, bytes: &[u8]) -> Result<()> {
 }
 
 /// The type of a tensor of the state.
-pub(super) fn dtype_of(kind: Kind) -> DType {
+pub(crate) fn dtype_of(kind: Kind) -> DType {
     match kind {
         Kind::BFloat16 => DType::BF16,
         _ => DType::F32,

@@ -4,6 +4,7 @@
 
 use super::memory::{BYTES_PER_GIB, Memory};
 use super::record::{Rates, Record, Validation};
+use job::quantity::grouped;
 use std::ffi::OsStr;
 
 /// Escape sequences, empty where there are no colours.
@@ -68,7 +69,7 @@ pub(super) fn step_line(record: &Record, rates: &Rates, is_coloured: bool) -> St
         record.step
     );
     if let (Some(tflops), Some(mfu)) = (rates.tflops, rates.mfu_percent) {
-        let (tflops, mfu) = (thousands(fixed(tflops, 0, 2)), fixed(mfu, 0, 2));
+        let (tflops, mfu) = (grouped(fixed(tflops, 0, 2)), fixed(mfu, 0, 2));
         line += &format!("  {cyan}tflops: {tflops}  {magenta}mfu: {mfu}%");
     }
     line + reset
@@ -101,24 +102,7 @@ fn fixed(value: f64, width: usize, decimals: usize) -> String {
 
 /// Python's `{round(value):,}`: halves to even, and zero has no sign.
 fn whole(value: f64) -> String {
-    thousands(fixed(value.round_ties_even() + 0.0, 0, 0))
-}
-
-/// Commas between groups of three digits before the point.
-pub fn thousands(number: String) -> String {
-    let digits_begin = usize::from(number.starts_with('-'));
-    let digits_end = number.find('.').unwrap_or(number.len());
-    if !number[digits_begin..digits_end].bytes().all(|byte| byte.is_ascii_digit()) {
-        return number;
-    }
-    let mut grouped = String::with_capacity(number.len() * 4 / 3);
-    for (place, char) in number.char_indices() {
-        if place > digits_begin && place < digits_end && (digits_end - place).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(char);
-    }
-    grouped
+    grouped(fixed(value.round_ties_even() + 0.0, 0, 0))
 }
 
 #[cfg(test)]
@@ -266,7 +250,7 @@ mod tests {
             (12_345_678.125, "12,345,678.12"),
             (f64::INFINITY, "inf"),
         ] {
-            assert_eq!(thousands(fixed(value, 0, 2)), expected);
+            assert_eq!(grouped(fixed(value, 0, 2)), expected);
         }
         assert_eq!((&*fixed(f64::NAN, 8, 5), &*fixed(-1.0, 8, 5)), ("     nan", "-1.00000"));
     }

@@ -12,7 +12,7 @@ mod record;
 mod screen;
 mod tensorboard;
 
-pub use console::{thousands, wants_colour};
+pub use console::wants_colour;
 pub use log::{LogOptions, LogRanks, init as init_log};
 pub use memory::Memory;
 pub use record::{Costs, Rates, Record, Validation, Window};

@@ -20,7 +20,6 @@ use job::sequence::Split;
 use std::ops::Range;
 use std::sync::Arc;
 use tch::{Kind, Tensor};
-use tile::Compute;
 use travelling::{Sums, Travelling};
 
 /// The dim of positions in `[batch, heads, sequence, head_dim]`.
@@ -50,7 +49,7 @@ impl Function for SharedAttention {
         let mut merged: Option<Merged> = None;
         while let Some((rank, keys)) = travelling.next()? {
             let Some(tile) = self.0.split.tile(self.0.group.rank(), rank, part) else { continue };
-            let (output, log_sum) = tile.forward(query, &keys)?;
+            let (output, log_sum) = tile::forward(&tile, query, &keys)?;
             match &mut merged {
                 None => merged = Some(Merged { output: output.f_to_kind(Kind::Float)?, log_sum }),
                 Some(merged) => merged.add(&tile.queries, &output, &log_sum)?,
@@ -72,8 +71,10 @@ impl Function for SharedAttention {
         let grad_query = query.f_zeros_like()?.f_to_kind(Kind::Float)?;
         while let Some((rank, keys)) = travelling.next()? {
             let tile = self.0.split.tile(self.0.group.rank(), rank, part);
-            let grads =
-                tile.as_ref().map(|tile| tile.backward(grad, query, &keys, output, log_sum)).transpose()?;
+            let grads = tile
+                .as_ref()
+                .map(|tile| tile::backward(tile, grad, query, &keys, output, log_sum))
+                .transpose()?;
             let into = sums.of(rank)?;
             if let (Some(tile), Some([of_query, of_key, of_value])) = (tile, grads) {
                 let _ = cut(&grad_query, &tile.queries)?.f_add_(&of_query)?;

@@ -48,26 +48,6 @@ pub(super) fn gather_alike(group: &Group, part: &Tensor, dim: i64, lens: Vec<i64
     differentiable(part, forward, move |grad| Ok(grad.f_narrow(dim, first, own)?))
 }
 
-/// The input; its gradient is the sum of all ranks'.
-pub(super) fn replicated(group: &Group, input: &Tensor) -> Result<Tensor> {
-    let group = group.clone();
-    differentiable(
-        input,
-        |input| Ok(input.f_view_as(input)?),
-        move |grad| reduced(&group, grad, ReduceOp::Sum),
-    )
-}
-
-/// The sum over ranks; the gradient is the same on all.
-pub(super) fn sum(group: &Group, addend: &Tensor) -> Result<Tensor> {
-    let group = group.clone();
-    differentiable(
-        addend,
-        move |addend| reduced(&group, addend, ReduceOp::Sum),
-        |grad| Ok(grad.shallow_clone()),
-    )
-}
-
 /// A function of one input and one output, neither of which its derivative needs.
 fn differentiable(
     input: &Tensor,

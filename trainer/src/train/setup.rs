@@ -6,7 +6,6 @@ use crate::checkpoint::{DataPlace, Hyper, Resumed};
 use crate::error::{Error, Result};
 use crate::ffi::rng;
 use crate::groups::Groups;
-use crate::metrics::thousands;
 use crate::model::{self, Model};
 use crate::optimizer::{Optimizer, Rule};
 use crate::parallel::ParallelOptions;
@@ -18,7 +17,8 @@ use job::batch::Batch;
 use job::config::{Config, Dataloader, OptimizerName, ParamDtype, ReduceDtype};
 use job::flops;
 use job::mesh::{Group, ParallelDims};
-use job::step::Step;
+use job::quantity::thousands;
+use job::step::{Step, schedule_text};
 use std::path::Path;
 use std::sync::Arc;
 use tch::{Device, Kind};
@@ -47,10 +47,9 @@ impl Setup {
     /// Errors: what does not fit, what is not there.
     pub(super) fn new(config: &Config, session: &Session, seed: u64) -> Result<Self> {
         let ranks = session.member.ranks;
-        // Both hold by `Config::validate`.
-        let dims = ParallelDims::new(&config.parallelism, ranks).map_err(|errors| {
-            Error::Usage(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
-        })?;
+        let model = config.model()?;
+        let csv = schedule_text(config, |path| std::fs::read_to_string(path))?;
+        let (dims, step) = Step::of(config, ranks, &model, csv.as_deref())?;
         // Flash attention alone gives what parts are merged by.
         let dtype = config.training.mixed_precision_param;
         if dims.cp > 1 && session.device.is_cuda() && dtype == ParamDtype::Float32 {
@@ -67,10 +66,7 @@ impl Setup {
         rng::set_deterministic(debug.deterministic, debug.deterministic_warn_only)?;
         rng::manual_seed(seed)?;
         let seq_len = longest(config);
-        let model = model::build(config.model()?, seq_len, session.device)?;
-        let csv = schedule_text(config)?;
-        let step = Step::new(config, &dims, model.blocks().len() as u32, csv.as_deref());
-        let step = step.map_err(|error| Error::Usage(error.to_string()))?;
+        let model = model::build(model, seq_len, session.device)?;
         let training = &config.training;
         let corpus = corpus(&training.dataset, training.dataset_path.as_deref(), TRAINING)?;
         let tokenizer = place::open(&config.model.hf_assets_path)
@@ -95,12 +91,7 @@ impl Setup {
     pub(super) fn describe(&self, config: &Config) {
         let spec = self.model.spec();
         let total: u64 = flops::parameters(spec).map_or(0, |parameters| parameters.total);
-        info!(
-            "Model {} {} size: {} total parameters",
-            spec.family,
-            spec.flavor,
-            thousands(total.to_string())
-        );
+        info!("Model {} {} size: {} total parameters", spec.family, spec.flavor, thousands(total));
         let ParallelDims { pp, dp_replicate, dp_shard, cp, tp, .. } = self.dims;
         let Batch { global, local, accumulation_steps, microbatches, .. } = self.step.batch;
         info!(
@@ -123,7 +114,7 @@ impl Setup {
             warn!("lr_scheduler.warmup_steps = {warmup} is more than there are steps; {steps} are taken");
         }
         let objects = self.corpus.objects().len();
-        info!("data: {objects} objects of {} bytes", thousands(self.corpus.byte_len().to_string()));
+        info!("data: {objects} objects of {} bytes", thousands(self.corpus.byte_len()));
     }
 
     /// The process groups.
@@ -255,24 +246,6 @@ impl Setup {
             }
         }
     }
-}
-
-/// What the file of a schedule says.
-///
-/// Errors: a file that cannot be read.
-fn schedule_text(config: &Config) -> Result<Option<String>> {
-    let path = &config.parallelism.pipeline_parallel_schedule_csv;
-    let Some(path) =
-        path.as_ref().filter(|path| !path.is_empty() && config.parallelism.pipeline_parallel_degree > 1)
-    else {
-        return Ok(None);
-    };
-    let read = std::fs::read_to_string(path).map_err(|source| Error::File {
-        path: path.into(),
-        action: "reading the schedule",
-        source,
-    });
-    read.map(Some).map_err(Error::of_key("parallelism.pipeline_parallel_schedule_csv"))
 }
 
 /// The keys that name the text of training.

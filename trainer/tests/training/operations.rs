@@ -79,14 +79,6 @@ fn layers(rank: &Rank) {
     close(&found[0], &part(rank, &expected[0], 1), "output, cut");
     close(&found[1], &part(rank, &expected[1], 1), "input, cut");
     weights(&found);
-
-    let whole_input = leaf(&input);
-    let found = differentiated(&[&whole_input, &own_first, &own_second], &grad, || {
-        parallel.sum(&layer(&parallel.replicated(&whole_input)?)?)
-    });
-    close(&found[0], &expected[0], "output, whole");
-    close(&found[1], &expected[1], "input, whole");
-    weights(&found);
 }
 
 /// Embedding, head and loss of a vocabulary that the ranks do not share evenly.

@@ -15,63 +15,47 @@ mod operator {
     pub(super) const CUDA_BACKWARD: &str = "aten::_scaled_dot_product_flash_attention_backward";
 }
 
-/// What becomes of one tile.
-pub(super) trait Compute {
-    /// Output and logarithm of the sum.
-    fn forward(&self, query: &Tensor, keys: &Tensor) -> Result<(Tensor, Tensor)>;
-
-    /// Gradients of these queries, keys and values.
-    fn backward(
-        &self,
-        grad: &Tensor,
-        query: &Tensor,
-        keys: &Tensor,
-        output: &Tensor,
-        log_sum: &Tensor,
-    ) -> Result<[Tensor; 3]>;
+/// Output and logarithm of the sum.
+pub(super) fn forward(tile: &Tile, query: &Tensor, keys: &Tensor) -> Result<(Tensor, Tensor)> {
+    let query = cut(query, &tile.queries)?;
+    let [key, value] = widened(keys, &tile.keys, &query)?;
+    let name = if query.device() == Device::Cpu { operator::CPU } else { operator::CUDA };
+    let args = [&query, &key, &value].map(Arg::Tensor);
+    let args = [&args[..], &[Arg::Double(0.0), Arg::Bool(tile.is_causal)]].concat();
+    let mut results = call(name, "", &args)?.into_iter();
+    match (results.next(), results.next()) {
+        (Some(Value::Tensor(output)), Some(Value::Tensor(log_sum))) => Ok((output, log_sum)),
+        other => Err(Error::Usage(format!("{name} gives {other:?}"))),
+    }
 }
 
-impl Compute for Tile {
-    fn forward(&self, query: &Tensor, keys: &Tensor) -> Result<(Tensor, Tensor)> {
-        let query = cut(query, &self.queries)?;
-        let [key, value] = widened(keys, &self.keys, &query)?;
-        let name = if query.device() == Device::Cpu { operator::CPU } else { operator::CUDA };
-        let args = [&query, &key, &value].map(Arg::Tensor);
-        let args = [&args[..], &[Arg::Double(0.0), Arg::Bool(self.is_causal)]].concat();
-        let mut results = call(name, "", &args)?.into_iter();
-        match (results.next(), results.next()) {
-            (Some(Value::Tensor(output)), Some(Value::Tensor(log_sum))) => Ok((output, log_sum)),
-            other => Err(Error::Usage(format!("{name} gives {other:?}"))),
-        }
-    }
-
-    fn backward(
-        &self,
-        grad: &Tensor,
-        query: &Tensor,
-        keys: &Tensor,
-        output: &Tensor,
-        log_sum: &Tensor,
-    ) -> Result<[Tensor; 3]> {
-        let query = cut(query, &self.queries)?;
-        let [key, value] = widened(keys, &self.keys, &query)?;
-        let of_queries = |tensor: &Tensor| cut(tensor, &self.queries);
-        let (grad, output) = (of_queries(grad)?, of_queries(output)?);
-        // As the operator on CUDA wants it.
-        let log_sum = of_queries(log_sum)?.f_contiguous()?;
-        let tensors = [&grad, &query, &key, &value, &output, &log_sum].map(Arg::Tensor);
-        let dropout = [Arg::Double(0.0), Arg::Bool(self.is_causal)];
-        // What CUDA's wants besides is of sequences of several lengths, and of dropout: neither is here.
-        let (none, random) = (Tensor::new(), Tensor::f_zeros([2], (Kind::Int64, query.device()))?);
-        let lens = [&self.queries, &self.keys].map(|range| Arg::Int((range.end - range.start) as i64));
-        let (lens, random) =
-            ([Arg::Tensor(&none), Arg::Tensor(&none), lens[0], lens[1]], [Arg::Tensor(&random); 2]);
-        let (name, args) = match query.device() {
-            Device::Cpu => (operator::CPU_BACKWARD, [&tensors[..], &dropout].concat()),
-            _ => (operator::CUDA_BACKWARD, [&tensors[..], &lens, &dropout, &random].concat()),
-        };
-        narrowed(&call(name, "", &args)?, name, keys)
-    }
+/// Gradients of these queries, keys and values.
+pub(super) fn backward(
+    tile: &Tile,
+    grad: &Tensor,
+    query: &Tensor,
+    keys: &Tensor,
+    output: &Tensor,
+    log_sum: &Tensor,
+) -> Result<[Tensor; 3]> {
+    let query = cut(query, &tile.queries)?;
+    let [key, value] = widened(keys, &tile.keys, &query)?;
+    let of_queries = |tensor: &Tensor| cut(tensor, &tile.queries);
+    let (grad, output) = (of_queries(grad)?, of_queries(output)?);
+    // As the operator on CUDA wants it.
+    let log_sum = of_queries(log_sum)?.f_contiguous()?;
+    let tensors = [&grad, &query, &key, &value, &output, &log_sum].map(Arg::Tensor);
+    let dropout = [Arg::Double(0.0), Arg::Bool(tile.is_causal)];
+    // What CUDA's wants besides is of sequences of several lengths, and of dropout: neither is here.
+    let (none, random) = (Tensor::new(), Tensor::f_zeros([2], (Kind::Int64, query.device()))?);
+    let lens = [&tile.queries, &tile.keys].map(|range| Arg::Int((range.end - range.start) as i64));
+    let (lens, random) =
+        ([Arg::Tensor(&none), Arg::Tensor(&none), lens[0], lens[1]], [Arg::Tensor(&random); 2]);
+    let (name, args) = match query.device() {
+        Device::Cpu => (operator::CPU_BACKWARD, [&tensors[..], &dropout].concat()),
+        _ => (operator::CUDA_BACKWARD, [&tensors[..], &lens, &dropout, &random].concat()),
+    };
+    narrowed(&call(name, "", &args)?, name, keys)
 }
 
 /// Keys and values of these positions, with as many heads as the queries.
