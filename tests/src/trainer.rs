@@ -25,15 +25,17 @@ pub fn titan_ckpt() -> Command {
     Command::new(binary("titan-ckpt"))
 }
 
-/// Where cargo puts a package's binary of the same name. Cargo builds it only where something has changed.
+/// Where cargo puts a package's binary of the same name. Cargo builds it only where something has changed; with this
+/// package beside it, so that crates have the same features and what the tests were built from serves again.
 fn binary(name: &'static str) -> PathBuf {
     static BUILT: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
     if built.insert(name) {
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "-p", name, "--bin", name]);
-        let status = cargo.current_dir(crate::workspace()).status().expect("cargo runs");
-        assert!(status.success(), "{name} is not built: {status}");
+        cargo.args(["build", "-p", env!("CARGO_PKG_NAME"), "-p", name, "--bin", name]);
+        let output = cargo.current_dir(crate::workspace()).output().expect("cargo runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{name} is not built: {}\n{said}", output.status);
     }
     let test = std::env::current_exe().expect("this program has a path");
     test.ancestors().nth(2).expect("target/PROFILE/deps/TEST").join(name)
