@@ -44,6 +44,10 @@ pub enum Error {
     #[error(transparent)]
     Stuck(#[from] crate::simulate::Stuck),
 
+    /// A trace that does not go with what is predicted.
+    #[error("rank {rank}'s trace: {why}")]
+    BadTrace { rank: u32, why: String },
+
     /// What launchers say of this process makes no sense.
     #[error("{why}")]
     Environment { why: String },
@@ -61,6 +65,7 @@ impl Error {
             | Error::Program { .. }
             | Error::Stuck(_)
             | Error::Environment { .. } => ErrorKind::Usage,
+            Error::BadTrace { .. } => ErrorKind::Data,
             Error::Unreadable { .. } | Error::UnreadableSchedule { .. } => ErrorKind::Io,
         }
     }

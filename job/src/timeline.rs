@@ -10,6 +10,10 @@
 //!
 //! Source: "Trace Event Format", Google, the parts on complete and metadata events.
 
+mod read;
+
+pub use read::read_trace;
+
 use crate::program::Instruction;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -78,33 +82,66 @@ pub fn kind(instruction: Instruction) -> &'static str {
     }
 }
 
-/// The file of a rank's events.
-pub fn chrome_trace(rank: u32, events: &[Event]) -> String {
-    chrome_traces(&[(rank, events)])
+/// Every kind there is: those of [`kind`], of which saves have one too.
+const KINDS: [&str; 10] = [
+    "data",
+    "gather",
+    "forward",
+    "recompute",
+    "loss",
+    "backward",
+    "pipeline",
+    "reduce",
+    "optimizer",
+    "checkpoint",
+];
+
+/// What viewers show together: the lanes of a rank.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Process<'a> {
+    /// Viewers order by it.
+    pub id: u32,
+    /// What viewers call it.
+    pub name: String,
+    /// What it did when.
+    pub events: &'a [Event],
 }
 
-/// The file of several ranks' events.
-pub fn chrome_traces(ranks: &[(u32, &[Event])]) -> String {
-    let all: Vec<Value> = ranks.iter().flat_map(|(rank, events)| of_rank(*rank, events)).collect();
+impl<'a> Process<'a> {
+    /// That of a rank.
+    pub fn rank(rank: u32, events: &'a [Event]) -> Self {
+        Process { id: rank, name: format!("rank {rank}"), events }
+    }
+}
+
+/// The file of a rank's events.
+pub fn chrome_trace(rank: u32, events: &[Event]) -> String {
+    chrome_traces(&[Process::rank(rank, events)])
+}
+
+/// The file of several processes' events.
+pub fn chrome_traces(processes: &[Process]) -> String {
+    let all: Vec<Value> = processes.iter().flat_map(of_process).collect();
     let document: Value = json!({ "displayTimeUnit": "ms", "traceEvents": all });
     document.to_string()
 }
 
-fn of_rank(rank: u32, events: &[Event]) -> Vec<Value> {
+fn of_process(process: &Process) -> Vec<Value> {
+    let Process { id, events, .. } = *process;
     let microseconds = |duration: Duration| duration.as_nanos() as f64 / 1e3;
     let named = |name: &str, lane: Option<Lane>, value: String| {
-        let mut event = json!({ "name": name, "ph": "M", "pid": rank, "args": { "name": value } });
+        let mut event = json!({ "name": name, "ph": "M", "pid": id, "args": { "name": value } });
         if let Some(lane) = lane {
             event["tid"] = json!(lane as u32);
         }
         event
     };
-    let mut all = vec![named("process_name", None, format!("rank {rank}"))];
+    let mut all = vec![named("process_name", None, process.name.clone())];
     let lanes = Lane::ALL.into_iter().filter(|lane| events.iter().any(|event| event.lane == *lane));
     all.extend(lanes.map(|lane| named("thread_name", Some(lane), lane.name().to_owned())));
     all.extend(events.iter().map(|event| {
         json!({
-            "name": event.name, "cat": event.kind, "ph": "X", "pid": rank, "tid": event.lane as u32,
+            "name": event.name, "cat": event.kind, "ph": "X", "pid": id, "tid": event.lane as u32,
             "ts": microseconds(event.begun), "dur": microseconds(event.took), "args": { "step": event.step },
         })
     }));

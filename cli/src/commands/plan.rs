@@ -4,7 +4,7 @@ use crate::error::{CliError, Outcome, Result};
 use crate::{place, ui};
 use job::config::Config;
 use job::estimate::{Assumptions, Device};
-use job::forecast::{Forecast, Question};
+use job::forecast::{Beside, Forecast, Question};
 use job::step::schedule_text;
 use std::ffi::OsString;
 use std::io::Write;
@@ -36,6 +36,10 @@ pub(crate) struct Args {
     /// Write a step of each rank of a pipeline as a Chrome trace, for Perfetto
     #[arg(long, value_name = "FILE")]
     trace: Option<String>,
+    /// Beside a step that was measured: a folder that the trainer's profiling wrote, `.../iteration_N`; with --trace both
+    /// are in one file
+    #[arg(long, value_name = "FOLDER")]
+    measured: Option<String>,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -87,22 +91,45 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
         assumptions,
         write_bandwidth: args.write_bandwidth.max(1) as f64,
     })?;
+    let beside = args.measured.as_deref().map(|folder| beside(&forecast, folder)).transpose()?;
     if let Some(url) = &args.trace {
         let place = place::open(url)?;
-        place.store.put(&place.key, forecast.trace().as_bytes())?;
+        let trace = beside.as_ref().map_or_else(|| forecast.trace(), Beside::trace);
+        place.store.put(&place.key, trace.as_bytes())?;
         ui::note(format_args!("trace written to {url}"));
     }
     let printed = match args.json {
-        true => ui::print_json(&forecast.json()).map_err(CliError::from),
-        false => print(&forecast),
+        true => {
+            let mut document = forecast.json();
+            if let Some(beside) = &beside {
+                document["measured"] = beside.json();
+            }
+            ui::print_json(&document).map_err(CliError::from)
+        }
+        false => print(&(forecast.text() + &beside.map(|beside| beside.text()).unwrap_or_default())),
     };
     ui::shown(printed)?;
     Ok(if forecast.fits() == Some(false) { Outcome::Found } else { Outcome::Ok })
 }
 
-fn print(forecast: &Forecast) -> Result<()> {
+/// A trace of a few steps has some megabytes.
+const TRACE_BYTES_MAX: u64 = 1 << 30;
+
+/// The traces of the ranks of which a step is predicted.
+fn beside(forecast: &Forecast, folder: &str) -> Result<Beside> {
+    let folder = place::open(folder)?;
+    let read = |rank: u32| -> Result<String> {
+        let key = folder.key.join(&format!("rank{rank}_trace.json"))?;
+        let bytes = folder.store.get(&key, TRACE_BYTES_MAX)?;
+        let why = "it is no UTF-8".to_owned();
+        Ok(String::from_utf8(bytes).map_err(|_| job::Error::BadTrace { rank, why })?)
+    };
+    Ok(forecast.beside(&forecast.ranks().map(read).collect::<Result<Vec<_>>>()?)?)
+}
+
+fn print(report: &str) -> Result<()> {
     let mut out = ui::results();
-    write!(out, "{}", forecast.text())?;
+    write!(out, "{report}")?;
     Ok(out.flush()?)
 }
 

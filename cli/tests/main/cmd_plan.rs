@@ -63,6 +63,24 @@ fn a_trace_is_written_once() {
     assert!(trace["traceEvents"].as_array().unwrap().iter().any(|event| event["name"] == "OptimizerStep"));
 }
 
+/// A predicted step is no measured one, but its trace has the same form.
+#[test]
+fn a_measured_step_lies_beside_the_predicted() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = ["--model.flavor=debugmodel", "--world=1", "--device=cpu"];
+    let plan = |more: &[&'static str]| [&["plan"], &run[..], more].concat();
+    std::fs::create_dir(folder.path().join("iteration_10")).unwrap();
+    insta::assert_snapshot!(session(
+        folder.path(),
+        &[
+            &plan(&["--trace=TMP/iteration_10/rank0_trace.json"]),
+            &plan(&["--measured=TMP/iteration_10", "--trace=TMP/both.json"]),
+            &plan(&["--measured=TMP/iteration_10", "--activation_checkpoint.mode=full"]),
+            &plan(&["--measured=TMP/iteration_20"]),
+        ]
+    ));
+}
+
 #[test]
 fn says_what_to_do() {
     let folder = tempfile::tempdir().unwrap();

@@ -3,11 +3,13 @@
 //! `titan-ckpt plan` and `titan-train --dry-run` show it. The programs are those that the trainer runs
 //! ([`Step`]), run by [`simulate`](crate::simulate) with the costs of [`estimate`](crate::estimate).
 
+mod beside;
 mod document;
 pub mod published;
 mod saves;
 mod text;
 
+pub use beside::Beside;
 pub use saves::{Saves, WRITE_BANDWIDTH};
 
 use crate::config::Config;
@@ -18,7 +20,7 @@ use crate::mesh::ParallelDims;
 use crate::program::{Program, check};
 use crate::simulate::{Figures, Peak, Run, events, simulate};
 use crate::step::Step;
-use crate::timeline::chrome_traces;
+use crate::timeline::{Event, Process, chrome_traces};
 use convert::spec::Model;
 
 /// What is to be predicted.
@@ -127,13 +129,23 @@ impl Forecast {
         self.memory_bytes_max().map(|max| self.peak.1.memory.total() <= max)
     }
 
-    /// A step of every rank of a pipeline as a Chrome trace, with the names that the trainer's traces have.
-    pub fn trace(&self) -> String {
-        let ranks = self.run.ranks.iter().map(|timed| events(timed)).collect::<Vec<_>>();
+    /// The ranks of which a step is simulated: one of every place of the pipeline. Others do the same as one of them.
+    pub fn ranks(&self) -> impl Iterator<Item = u32> + use<> {
         // The places of a pipeline are as many ranks apart as there are in one of them.
         let apart = self.dims.world() / self.dims.pp;
-        let ranks: Vec<_> = (0..).zip(&ranks).map(|(place, events)| (place * apart, &events[..])).collect();
-        chrome_traces(&ranks)
+        (0..self.dims.pp).map(move |place| place * apart)
+    }
+
+    /// What each of [`Forecast::ranks`] does when.
+    fn events(&self) -> Vec<Vec<Event>> {
+        self.run.ranks.iter().map(|timed| events(timed)).collect()
+    }
+
+    /// A step of every rank of a pipeline as a Chrome trace, with the names that the trainer's traces have.
+    pub fn trace(&self) -> String {
+        let events = self.events();
+        let processes = self.ranks().zip(&events).map(|(rank, events)| Process::rank(rank, events));
+        chrome_traces(&processes.collect::<Vec<_>>())
     }
 }
 

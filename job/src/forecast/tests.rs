@@ -4,13 +4,13 @@ use super::published::{PUBLISHED, Published, table};
 use super::*;
 use crate::config::Config;
 
-fn question<'a>(config: &'a Config, world: u32) -> Question<'a> {
+pub(super) fn question<'a>(config: &'a Config, world: u32) -> Question<'a> {
     let device = Device::find("h100").unwrap();
     let (assumptions, write_bandwidth) = (Assumptions::default(), WRITE_BANDWIDTH);
     Question { config, csv: None, world, device, assumptions, write_bandwidth }
 }
 
-fn config(flags: &str) -> Config {
+pub(super) fn config(flags: &str) -> Config {
     let read = |_: &std::path::Path| -> std::io::Result<String> { panic!("there is no file") };
     Config::from_args(flags.split_whitespace(), read).unwrap().config
 }

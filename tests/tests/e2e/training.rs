@@ -4,6 +4,7 @@ mod matrix;
 mod parity;
 mod s3;
 mod torchtitan;
+mod traces;
 
 use flate2::read::GzDecoder;
 use std::fs;
