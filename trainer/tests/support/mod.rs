@@ -32,6 +32,13 @@ impl Rank {
         let options = GroupOptions { name, rank: self.rank, size: self.size, timeout, interface: Some("lo") };
         ProcessGroup::gloo(self.store.clone(), &options)
     }
+
+    /// Waits for the others to come to their end: a rank that has gone fails those that still connect to it.
+    fn leave_together(&self) {
+        self.store.set(&format!("done/{}", self.rank), b"").unwrap();
+        let all: Vec<String> = (0..self.size).map(|rank| format!("done/{rank}")).collect();
+        self.store.wait(&all.iter().map(String::as_str).collect::<Vec<_>>(), LONG).unwrap();
+    }
 }
 
 /// Runs `body` as every rank of a job, each a process of its own, and gives how they ended. `test` is the full name of the
@@ -63,7 +70,10 @@ pub fn run(test: &str, size: u32, body: impl FnOnce(&Rank)) -> Vec<ExitStatus> {
 
 /// As [`run`], where all end well.
 pub fn run_well(test: &str, size: u32, body: impl FnOnce(&Rank)) {
-    let ends = run(test, size, body);
+    let ends = run(test, size, |rank| {
+        body(rank);
+        rank.leave_together();
+    });
     assert!(ends.iter().all(ExitStatus::success), "{ends:?}; their panics are above");
 }
 
