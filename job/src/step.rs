@@ -28,6 +28,24 @@ pub struct Step {
     pipeline: Option<Pipelined>,
 }
 
+/// The shape of a model: an embedding, the layers, norm and head together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stack {
+    /// How many layers.
+    pub layers: u32,
+    /// Whether the head is the embedding.
+    pub is_tied: bool,
+}
+
+impl Stack {
+    /// That of a model.
+    ///
+    /// Errors: as of [`flops::layers`].
+    pub fn of(model: &Model) -> Result<Self> {
+        Ok(Stack { layers: flops::layers(model)?, is_tied: model.tied.is_some() })
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Pipelined {
     train: Pipeline,
@@ -75,27 +93,29 @@ impl Step {
             let problem = |error: &MeshError| Problem { place: Place::Whole, message: error.to_string() };
             Error::BadConfig { problems: errors.iter().map(problem).collect() }
         })?;
-        let step = Step::new(config, &dims, flops::layers(model)?, csv)?;
+        let step = Step::new(config, &dims, Stack::of(model)?, csv)?;
         Ok((dims, step))
     }
 
-    /// The step of a model of `layers` layers: an embedding, the layers, norm and head together. `csv` is the text of the
-    /// file that `parallelism.pipeline_parallel_schedule_csv` names.
+    /// The step of a model. `csv` is the text of the file that `parallelism.pipeline_parallel_schedule_csv` names.
     ///
     /// Errors: [`StepError`], the rule that does not hold.
     pub fn new(
         config: &Config,
         dims: &ParallelDims,
-        layers: u32,
+        stack: Stack,
         csv: Option<&str>,
     ) -> Result<Self, StepError> {
         let batch = Batch::new(config, dims)?;
-        let plan = plan(config, dims, layers, &batch);
+        let plan = plan(config, dims, stack, &batch);
         if dims.pp == 1 {
             let units = 0..plan.units.len() as u32;
             return Ok(Step { batch, plan, stages: vec![units], pipeline: None });
         }
-        let stages = pipeline::stages(&config.parallelism, layers)?;
+        if stack.is_tied {
+            return Err(PipelineError::Tied { ranks: dims.pp }.into());
+        }
+        let stages = pipeline::stages(&config.parallelism, stack.layers)?;
         let of_turn = pipeline::pipeline(&config.parallelism, stages.len() as u32, batch.microbatches, csv)?;
         let train = of_turn.repeated(batch.accumulation_steps)?;
         let evaluate = of_turn.evaluation(evaluated(config, &batch));
@@ -172,7 +192,8 @@ fn evaluated(config: &Config, batch: &Batch) -> u32 {
     if divides { u32::try_from(sequences / batch.microbatch).unwrap_or(u32::MAX).max(1) } else { 1 }
 }
 
-fn plan(config: &Config, dims: &ParallelDims, layers: u32, batch: &Batch) -> Plan {
+fn plan(config: &Config, dims: &ParallelDims, stack: Stack, batch: &Batch) -> Plan {
+    let Stack { layers, is_tied } = stack;
     let (training, ac) = (&config.training, &config.activation_checkpoint);
     // What is computed again, of every so-many-th layer. A budget of memory is refused where the configuration is read.
     let (again, every) = match (ac.mode, ac.selective_ac_option) {
@@ -186,6 +207,7 @@ fn plan(config: &Config, dims: &ParallelDims, layers: u32, batch: &Batch) -> Pla
     let unit = |unit: u32| UnitPlan { recompute: if is_again(unit) { again } else { Recompute::Nothing } };
     Plan {
         units: (0..layers + 2).map(unit).collect(),
+        is_tied,
         microbatches: u32::try_from(batch.accumulation_steps).unwrap_or(u32::MAX),
         gathered: dims.fsdp() > 1 || training.mixed_precision_param != training.dtype,
         reshard: match config.parallelism.fsdp_reshard_after_forward {
@@ -213,7 +235,7 @@ mod tests {
     fn step(flags: &str, world: u32, layers: u32, csv: Option<&str>) -> Result<Step, StepError> {
         let config = config(flags);
         let dims = ParallelDims::new(&config.parallelism, world).unwrap();
-        Step::new(&config, &dims, layers, csv)
+        Step::new(&config, &dims, Stack { layers, is_tied: false }, csv)
     }
 
     #[test]
@@ -228,6 +250,24 @@ mod tests {
         assert_eq!(step.plan.units[0].recompute, Recompute::Nothing);
         assert_eq!(step.plan.units[6].recompute, Recompute::Everything);
         assert_eq!(step.plan.units[7].recompute, Recompute::Nothing);
+    }
+
+    #[test]
+    fn a_head_that_is_the_embedding_needs_one_stage() {
+        let stack = Stack { layers: 6, is_tied: true };
+        let step = |flags: &str| {
+            let config = config(flags);
+            Step::new(&config, &ParallelDims::new(&config.parallelism, 2).unwrap(), stack, None)
+        };
+        for flags in ["", "--parallelism.tensor_parallel_degree=2", "--parallelism.context_parallel_degree=2"]
+        {
+            let step = step(flags).unwrap();
+            assert!(step.train(0).is_tied, "{flags}");
+            check(&step.train(0), step.plan.gathered).unwrap();
+            check(&step.evaluate(0), step.plan.gathered).unwrap();
+        }
+        let error = step("--parallelism.pipeline_parallel_degree=2").unwrap_err().to_string();
+        assert!(error.contains("pipeline_parallel_degree = 2: the model's head is its embedding"), "{error}");
     }
 
     #[test]

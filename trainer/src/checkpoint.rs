@@ -2,7 +2,8 @@
 //! that TorchTitan 0.2.2 gives it, so that either goes on from what the other saved; and values of our own beside them.
 //!
 //! ```text
-//! FQN                                        the parameter, in the type that it is stored in
+//! FQN                                        the parameter, in the type that it is stored in; an embedding that is
+//!                                            the head under both names, as other tools look for both
 //! optimizer.state.FQN.exp_avg, .exp_avg_sq   of its type and shape
 //! optimizer.state.FQN.step                   float32, no dims
 //! optimizer.param_groups.FQN.lr, ...         what PyTorch's AdamW keeps of each parameter

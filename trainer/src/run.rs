@@ -142,6 +142,10 @@ impl<'a> Runner<'a> {
             if program.stages != *stages {
                 return Err(Error::Usage("steps and evaluations have other stages".to_owned()));
             }
+            if program.is_tied != model.spec().tied.is_some() {
+                let why = "the program and the model differ in whether the head is the embedding";
+                return Err(Error::Usage(why.to_owned()));
+            }
             check(program, is_gathered)
                 .map_err(|fault| Error::Usage(format!("the step's program: {fault}")))?;
         }

@@ -132,6 +132,8 @@ fn of_unit(model: &Model, layer: Layer, params: &[&Param]) -> Result<Work> {
     for param in params {
         let elements: u64 = param.shape.iter().product();
         match param.tp_dim {
+            // It is multiplied with here, and is the embedding's.
+            _ if model.tied.as_ref().is_some_and(|tied| tied.head == param.fqn) => {}
             Some(_) => work.sharded += elements,
             None => work.replicated += elements,
         }

@@ -11,7 +11,7 @@ impl Forecast {
         let (rank, peak) = &self.peak;
         let rate = self.tokens_per_second();
         json!({
-            "model": self.model.name(), "parameters": self.model.elements(), "ranks": dims.world(),
+            "model": self.model.name(), "parameters": self.parameters, "ranks": dims.world(),
             "device": self.device.name, "assumed": self.assumptions.names(),
             "mesh": {
                 "dp_replicate": dims.dp_replicate, "dp_shard": dims.dp_shard, "cp": dims.cp, "tp": dims.tp, "pp": dims.pp,

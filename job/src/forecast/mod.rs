@@ -46,6 +46,7 @@ pub struct Forecast {
     device: &'static Device,
     assumptions: Assumptions,
     model: Model,
+    parameters: u64,
     seq_len: u64,
     schedule: Option<&'static str>,
     /// Its degrees.
@@ -73,6 +74,7 @@ impl Forecast {
         config.validate(question.world)?;
         let model = config.model()?;
         let (dims, step) = Step::of(config, question.world, &model, question.csv)?;
+        let parameters = flops::parameters(&model)?.total;
         let flops_per_token = flops::per_token(&model, config.training.seq_len)?;
         let costs = costs(config, &model, &dims, &step, device, assumptions)?;
         let programs: Vec<Program> = (0..dims.pp).map(|rank| step.train(rank)).collect();
@@ -85,7 +87,7 @@ impl Forecast {
             ranks.filter_map(|(rank, (program, timed))| Some((rank, Peak::of(program, timed, &costs)?)));
         let peak = peaks.max_by_key(|(rank, peak)| (peak.memory.total(), std::cmp::Reverse(*rank)));
         let peak = peak.expect("every program has an instruction: it loads its batch");
-        let saves = Saves::new(question, &dims, &model, &programs, &costs, run.seconds);
+        let saves = Saves::new(question, &dims, &model, parameters, &programs, &costs, run.seconds);
         Ok(Forecast {
             device,
             assumptions,
@@ -96,6 +98,7 @@ impl Forecast {
             peak,
             saves,
             model,
+            parameters,
             dims,
             step,
             run,

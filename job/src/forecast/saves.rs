@@ -32,10 +32,12 @@ pub struct Saves {
 }
 
 impl Saves {
+    /// `trained` parameters have moments.
     pub(super) fn new(
         question: &Question,
         dims: &ParallelDims,
         model: &Model,
+        trained: u64,
         programs: &[Program],
         costs: &Costs,
         step_seconds: f64,
@@ -43,7 +45,10 @@ impl Saves {
         let checkpoint = &question.config.checkpoint;
         let held = |program: &Program| -> u64 {
             let units = program.stages.iter().flat_map(|stage| stage.units.clone());
-            units.map(|unit| &costs.units[unit as usize].bytes).map(|bytes| bytes.shard + bytes.moments).sum()
+            let bytes = |unit: u32| &costs.units[unit as usize].bytes;
+            // A head that is the embedding is stored under both names.
+            let again = if program.is_tied { bytes(0).shard } else { 0 };
+            again + units.map(bytes).map(|bytes| bytes.shard + bytes.moments).sum::<u64>()
         };
         let held: Vec<u64> = programs.iter().map(held).collect();
         // Copies are shared out among those that have them.
@@ -67,7 +72,7 @@ impl Saves {
             _ => 0.0,
         };
         Saves {
-            total_bytes: 3 * element * model.elements(),
+            total_bytes: element * (model.elements() + 2 * trained),
             rank_bytes,
             stage_seconds,
             write_bandwidth: question.write_bandwidth,

@@ -24,9 +24,9 @@ impl Forecast {
     }
 
     fn write_run(&self, out: &mut String) -> fmt::Result {
-        let elements = thousands(self.model.elements());
+        let parameters = thousands(self.parameters);
         let (world, device) = (self.dims.world(), self.device);
-        writeln!(out, "{}, {elements} parameters, on {}", self.model.name(), count(world.into(), "rank"))?;
+        writeln!(out, "{}, {parameters} parameters, on {}", self.model.name(), count(world.into(), "rank"))?;
         writeln!(out, "device     {}: {}", device.name, device.about)?;
         let assumed = self.assumptions.names();
         if !assumed.is_empty() {

@@ -8,6 +8,12 @@ use super::Fault;
 #[allow(missing_docs)] // the messages are the documentation
 pub enum PipelineError {
     #[error(
+        "parallelism.pipeline_parallel_degree = {ranks}: the model's head is its embedding, which the first and the last stage \
+         would have to share; set it to 1, and shard by parallelism.data_parallel_shard_degree or tensor_parallel_degree"
+    )]
+    Tied { ranks: u32 },
+
+    #[error(
         "a pipeline of {ranks} ranks with {stages_per_rank} stages each and {microbatches} microbatches: it needs one of each"
     )]
     Empty { ranks: u32, stages_per_rank: u32, microbatches: u32 },

@@ -1,6 +1,6 @@
 //! From choices to a program.
 
-use super::{Instruction, Keep, Microbatch, Program, Purpose, StageUnits, Unit};
+use super::{Instruction, Keep, Microbatch, Program, Purpose, StageUnits, Unit, used};
 use crate::pipeline::{Pass, Stage};
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use std::ops::Range;
 /// (`parallelism.fsdp_reshard_after_forward` of torchtitan 0.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reshard {
-    /// After every forward pass, but for the last unit, which the backward pass needs at once. In a pipeline, where
+    /// After every forward pass, but for the last unit, which the backward pass needs at once, and what it shares. In a pipeline, where
     /// microbatches follow each other too closely, as [`Reshard::Never`].
     Default,
     /// After every forward pass.
@@ -49,6 +49,9 @@ pub struct UnitPlan {
 pub struct Plan {
     /// The units of the model.
     pub units: Vec<UnitPlan>,
+    /// Whether the last unit computes with the parameters of the first as well: the head is the embedding. Then the model
+    /// cannot be cut into the stages of a pipeline.
+    pub is_tied: bool,
     /// Microbatches of a step, at least 1.
     pub microbatches: u32,
     /// Whether what is computed with must be made from what is stored: it is sharded, or of another type.
@@ -124,6 +127,7 @@ impl<'a> Writer<'a> {
             purpose: self.purpose,
             units: self.units,
             stages,
+            is_tied: self.plan.is_tied,
             microbatches,
             instructions: self.instructions,
         }
@@ -148,10 +152,11 @@ impl<'a> Writer<'a> {
                 (Purpose::Train, Recompute::Everything) => Keep::Input,
             };
             self.put(Instruction::Forward { unit: Unit(unit), microbatch, keep });
-            let is_last = unit + 1 == units.end;
+            // What backward needs at once, or the last unit once more.
+            let is_kept = unit + 1 == units.end || self.plan.is_tied && unit == 0;
             match self.reshard {
-                Reshard::Always => self.free(unit),
-                Reshard::Default if !is_last => self.free(unit),
+                Reshard::Always => self.free_used(unit),
+                Reshard::Default if !is_kept => self.free(unit),
                 Reshard::Default | Reshard::Never => {}
             }
         }
@@ -174,15 +179,18 @@ impl<'a> Writer<'a> {
                 }
                 continue;
             }
-            if let Some(position) = self.under_way.iter().position(|&under_way| under_way == Unit(unit)) {
+            let takes_gradients: Vec<Unit> = self.used(unit).collect();
+            if let Some(position) = self.under_way.iter().rposition(|unit| takes_gradients.contains(unit)) {
                 self.finish_reductions(self.under_way.len() - position - 1);
             }
             self.put(match pass {
                 Pass::BackwardWeight => Instruction::BackwardWeight(Unit(unit), microbatch),
                 _ => Instruction::Backward(Unit(unit), microbatch),
             });
-            if self.reshard != Reshard::Never || is_last {
-                self.free(unit);
+            match self.reshard {
+                Reshard::Always => self.free_used(unit),
+                Reshard::Never if !is_last => {}
+                Reshard::Default | Reshard::Never => self.free(unit),
             }
             if is_last || self.plan.reduction == Reduction::EveryMicrobatch {
                 self.finish_reductions(self.plan.reductions_max.max(1) as usize - 1);
@@ -193,11 +201,21 @@ impl<'a> Writer<'a> {
     }
 
     fn gather(&mut self, units: impl Iterator<Item = u32>) {
-        for unit in units {
-            if self.plan.gathered && !std::mem::replace(&mut self.is_whole[unit as usize], true) {
-                self.put(Instruction::Gather(Unit(unit)));
+        let (all, is_tied) = (self.units, self.plan.is_tied);
+        for unit in units.flat_map(|unit| used(Unit(unit), all, is_tied)) {
+            if self.plan.gathered && !std::mem::replace(&mut self.is_whole[unit.0 as usize], true) {
+                self.put(Instruction::Gather(unit));
             }
         }
+    }
+
+    fn used(&self, unit: u32) -> impl Iterator<Item = Unit> + use<> {
+        used(Unit(unit), self.units, self.plan.is_tied)
+    }
+
+    /// Frees a unit and what it shares.
+    fn free_used(&mut self, unit: u32) {
+        self.used(unit).for_each(|unit| self.free(unit.0));
     }
 
     fn free(&mut self, unit: u32) {

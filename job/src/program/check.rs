@@ -1,7 +1,7 @@
 //! A program run on paper.
 
 use super::passage::{Passages, Step, expect};
-use super::{Instruction, Keep, Microbatch, Program, Purpose, Unit};
+use super::{Instruction, Keep, Microbatch, Program, Purpose, Unit, used};
 use crate::pipeline::{Message, Payload};
 use std::collections::BTreeMap;
 
@@ -81,6 +81,7 @@ struct UnitState {
 struct Paper {
     purpose: Purpose,
     gathered: bool,
+    is_tied: bool,
     microbatches: u32,
     /// Of the model.
     units: Vec<UnitState>,
@@ -98,6 +99,7 @@ impl Paper {
         Paper {
             purpose: program.purpose,
             gathered,
+            is_tied: program.is_tied,
             microbatches: program.microbatches,
             units: vec![UnitState::default(); program.units as usize],
             kept: BTreeMap::new(),
@@ -191,10 +193,21 @@ impl Paper {
         state.ok_or_else(|| "there is no such unit".to_owned())
     }
 
+    /// Sees that what a pass through a unit computes with is whole.
     fn usable(&mut self, unit: Unit) -> Step {
         let gathered = self.gathered;
-        let state = self.unit(unit)?;
-        expect(state.is_whole || !gathered, || "its parameters are not whole".to_owned())
+        for used in self.used(unit) {
+            let state = self.unit(used)?;
+            expect(state.is_whole || !gathered, || match used == unit {
+                true => "its parameters are not whole".to_owned(),
+                false => format!("the parameters of unit {}, which it shares, are not whole", used.0),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn used(&self, unit: Unit) -> impl Iterator<Item = Unit> + use<> {
+        used(unit, self.units.len() as u32, self.is_tied)
     }
 
     fn forward(&mut self, unit: Unit, microbatch: Microbatch, keep: Keep) -> Step {
@@ -228,12 +241,18 @@ impl Paper {
         expect(kept == Some(Kept::Weights), || {
             format!("the gradient of its input comes first; of its forward pass is kept: {kept:?}")
         })?;
-        let state = self.unit(unit)?;
-        state.gradients = match state.gradients {
-            Gradients::None => Gradients::Whole(1),
-            Gradients::Whole(count) => Gradients::Whole(count + 1),
-            Gradients::Reducing(_) => return Err("its gradients are being reduced".to_owned()),
-        };
+        for used in self.used(unit) {
+            // A microbatch is through with a unit when it has passed the unit itself: what is shared comes before.
+            let passed = u32::from(used == unit);
+            let state = self.unit(used)?;
+            state.gradients = match state.gradients {
+                Gradients::None => Gradients::Whole(passed),
+                Gradients::Whole(count) => Gradients::Whole(count + passed),
+                Gradients::Reducing(_) => {
+                    return Err(format!("the gradients of unit {} are being reduced", used.0));
+                }
+            };
+        }
         Ok(())
     }
 

@@ -12,9 +12,11 @@ pub(in crate::program) fn plans() -> impl Iterator<Item = Plan> {
         (0..1u32 << units).flat_map(move |recompute| {
             reshards.into_iter().flat_map(move |reshard| {
                 reductions.into_iter().flat_map(move |reduction| {
-                    (0..=3u32).flat_map(move |prefetch_units| {
+                    (0..=7u32).flat_map(move |choice| {
+                        let (prefetch_units, is_tied) = (choice / 2, choice % 2 == 1);
                         [(true, 1), (true, 2), (false, 1)].map(|(gathered, reductions_max)| Plan {
                             units: (0..units).map(|unit| unit_plan(recompute >> unit, unit)).collect(),
+                            is_tied,
                             microbatches,
                             gathered,
                             reshard,
@@ -51,9 +53,12 @@ fn every_program_of_a_small_domain_is_sound() {
             (true, Reshard::Never) => units,
             (true, _) => units.min(plan.prefetch_units + 1),
         };
+        // What is shared is there beside what is computed.
+        let shared = u32::from(plan.is_tied && units > 1);
         let whole_most = match plan.reshard {
             // The last unit stays while the first are prefetched for nothing else.
-            Reshard::Default if plan.gathered => units.min(whole + 1),
+            Reshard::Default if plan.gathered => units.min(whole + 1 + shared),
+            Reshard::Always if plan.gathered => units.min(whole + shared),
             _ => whole,
         };
         assert!((whole..=whole_most).contains(&most.whole_units), "{plan:?}: {most:?}");
@@ -66,14 +71,14 @@ fn every_program_of_a_small_domain_is_sound() {
         let graphs = again.map(|unit| kept(unit) + 1).chain([kept(plan.units.len())]).max();
         assert_eq!(Some(most.graphs), graphs, "{plan:?}");
         let gradients = match plan.reduction {
-            Reduction::EveryMicrobatch => units.min(plan.reductions_max.max(1) + 1),
-            Reduction::Last if plan.microbatches == 1 => units.min(plan.reductions_max.max(1) + 1),
+            Reduction::EveryMicrobatch => units.min(plan.reductions_max.max(1) + 1 + shared),
+            Reduction::Last if plan.microbatches == 1 => units.min(plan.reductions_max.max(1) + 1 + shared),
             Reduction::Last => units,
         };
         assert!(most.whole_gradients <= gradients, "{plan:?}: {most:?}");
         count += 1;
     }
-    assert_eq!(count, 13_392);
+    assert_eq!(count, 2 * 13_392);
 }
 
 /// Evaluations keep nothing, gather as training does, and lack nothing: without any instruction they are refused.
@@ -98,7 +103,7 @@ fn every_evaluation_of_a_small_domain_is_sound() {
             assert!(check(&program, plan.gathered).is_err(), "{plan:?}");
         }
     }
-    assert_eq!(count, 13_392);
+    assert_eq!(count, 2 * 13_392);
     assert!(refused > count);
 }
 
@@ -123,6 +128,7 @@ fn a_program_with_an_instruction_less_or_more_is_refused() {
 fn a_swapped_pair_is_refused_where_it_matters() {
     let plan = Plan {
         units: vec![UnitPlan { recompute: Recompute::Everything }; 3],
+        is_tied: false,
         microbatches: 2,
         gathered: true,
         reshard: Reshard::Always,
@@ -158,6 +164,7 @@ fn a_swapped_pair_is_refused_where_it_matters() {
 fn a_fault_says_where_and_why() {
     let plan = Plan {
         units: vec![UnitPlan { recompute: Recompute::Nothing }; 2],
+        is_tied: false,
         microbatches: 1,
         gathered: true,
         reshard: Reshard::Default,
@@ -169,4 +176,44 @@ fn a_fault_says_where_and_why() {
     program.instructions.retain(|instruction| *instruction != Instruction::Gather(Unit(1)));
     let fault = check(&program, true).unwrap_err();
     assert_eq!(fault.to_string(), "instruction 4 (Forward 1.0): its parameters are not whole");
+}
+
+/// A head that is the embedding: two units compute with one.
+#[test]
+fn what_is_shared_is_whole_where_it_is_used() {
+    let plan = Plan {
+        units: vec![UnitPlan { recompute: Recompute::Nothing }; 3],
+        is_tied: true,
+        microbatches: 2,
+        gathered: true,
+        reshard: Reshard::Default,
+        prefetch_units: 0,
+        reduction: Reduction::EveryMicrobatch,
+        reductions_max: 1,
+    };
+    let says = |program: &Program| check(program, true).unwrap_err().to_string();
+    // It stays from the first pass forward to the last one back.
+    let program = build(&plan);
+    let first = |wanted| program.instructions.iter().position(|found| *found == wanted).unwrap();
+    assert!(first(Instruction::Free(Unit(0))) > first(Instruction::Backward(Unit(0), Microbatch(0))));
+    let mut early = program.clone();
+    let free = early.instructions.remove(first(Instruction::Free(Unit(0))));
+    early.instructions.insert(
+        first(Instruction::Forward { unit: Unit(1), microbatch: Microbatch(0), keep: Keep::Graph }),
+        free,
+    );
+    let found = says(&early);
+    assert!(
+        found.contains("(Forward 2.0): the parameters of unit 0, which it shares, are not whole"),
+        "{found}"
+    );
+    // Its gradients begin with the last unit's pass back: a sum of the microbatch before is over by then.
+    let mut late = program.clone();
+    late.instructions.remove(first(Instruction::FinishReduce(Unit(0))));
+    let found = says(&late);
+    assert!(found.contains("(Backward 2.1): the gradients of unit 0 are being reduced"), "{found}");
+    // Given up after every pass, it is gathered for two passes forward and two back.
+    let always = build(&Plan { reshard: Reshard::Always, microbatches: 1, ..plan });
+    let gathers = always.instructions.iter().filter(|found| **found == Instruction::Gather(Unit(0))).count();
+    assert_eq!(gathers, 4);
 }

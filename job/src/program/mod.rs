@@ -52,8 +52,23 @@ pub struct Program {
     pub units: u32,
     /// Those that this rank has: all, in one stage, without a pipeline.
     pub stages: Vec<StageUnits>,
+    /// Whether the last unit computes with the parameters of the first as well: the head is the embedding.
+    pub is_tied: bool,
     /// Microbatches of the step.
     pub microbatches: u32,
     /// What to do, in this order. An instruction that begins communication does not wait for it.
     pub instructions: Vec<Instruction>,
+}
+
+impl Program {
+    /// The units whose parameters a pass through a unit computes with: itself first.
+    pub fn used(&self, unit: Unit) -> impl Iterator<Item = Unit> + use<> {
+        used(unit, self.units, self.is_tied)
+    }
+}
+
+/// As [`Program::used`].
+fn used(unit: Unit, units: u32, is_tied: bool) -> impl Iterator<Item = Unit> {
+    let shares_first = is_tied && unit.0 > 0 && unit.0 + 1 == units;
+    [Some(unit), shares_first.then_some(Unit(0))].into_iter().flatten()
 }

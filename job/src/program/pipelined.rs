@@ -14,7 +14,8 @@ use std::ops::Range;
 /// As FSDP2 does it under PyTorch's pipelines: a stage's units are gathered when it first computes and given up after its last
 /// backward pass, unless the plan says [`Reshard::Always`]. With [`Reduction::Last`](super::Reduction::Last) gradients of a
 /// stage are summed in its last backward pass, unit by unit. With one stage in all it is the program that
-/// [`build`](super::build) gives, whatever the plan.
+/// [`build`](super::build) gives, whatever the plan. Of a model whose last unit shares the first one's parameters, no stage
+/// of several has what it needs: [`check`](super::check()) refuses the program.
 ///
 /// Errors: [`PipelineError::Units`], where the stages are not of the plan's model or not those of the pipeline.
 pub fn build_pipelined(

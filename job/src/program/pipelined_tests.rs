@@ -23,7 +23,7 @@ fn one_stage_gives_the_same_program() {
         assert_eq!(built(&pipeline.evaluation(pipeline.microbatches())), build_evaluation(&plan), "{plan:?}");
         count += 1;
     }
-    assert_eq!(count, 13_392);
+    assert_eq!(count, 2 * 13_392);
 }
 
 /// Schedules and shapes, with the stages of a model of `units` units each.
@@ -60,6 +60,7 @@ fn choices(units: u32) -> impl Iterator<Item = Plan> {
                                 _ => UnitPlan { recompute: Recompute::Nothing },
                             })
                             .collect(),
+                        is_tied: false,
                         microbatches: 0,
                         gathered,
                         reshard,

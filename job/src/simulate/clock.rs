@@ -172,7 +172,9 @@ impl<'a> Clock<'a> {
             | Instruction::BackwardInput(unit, _)
             | Instruction::BackwardWeight(unit, _) => {
                 let arrived = self.arrival(rank, instruction)?;
-                let whole = self.ranks[rank].whole.remove(&unit).unwrap_or(begin);
+                let used = self.programs[rank].used(unit);
+                let whole = used.filter_map(|used| self.ranks[rank].whole.remove(&used));
+                let whole = whole.fold(begin, f64::max);
                 let idle = (whole.max(arrived.1) - begin).max(0.0);
                 if arrived.1 > whole {
                     // While it travelled; before that nobody had sent it.

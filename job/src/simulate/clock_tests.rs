@@ -13,6 +13,7 @@ use proptest::prelude::*;
 pub(in crate::simulate) fn plan(units: u32, microbatches: u32, recompute: Recompute) -> Plan {
     Plan {
         units: vec![UnitPlan { recompute }; units as usize],
+        is_tied: false,
         microbatches,
         gathered: true,
         reshard: Reshard::Default,

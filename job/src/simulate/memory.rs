@@ -244,7 +244,7 @@ impl<'a> Held<'a> {
             Instruction::Backward(unit, microbatch) | Instruction::BackwardWeight(unit, microbatch) => {
                 self.consume(Payload::Gradient, unit, microbatch);
                 self.kept.remove(&(unit, microbatch));
-                self.gradients.insert(unit, Gradients::Whole);
+                self.gradients.extend(self.program.used(unit).map(|used| (used, Gradients::Whole)));
                 if unit.0 == last {
                     self.logits.remove(&microbatch);
                 }

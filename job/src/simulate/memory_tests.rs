@@ -75,6 +75,25 @@ fn as_much_as_the_check_counts() {
     assert_eq!(count, 7 * 3 * 3 * 2 * 3);
 }
 
+/// The same of a model whose head is its embedding.
+#[test]
+fn as_much_as_the_check_counts_of_what_is_shared() {
+    for recompute in [Recompute::Nothing, Recompute::Operations, Recompute::Everything] {
+        for reshard in [Reshard::Default, Reshard::Always, Reshard::Never] {
+            for reduction in [Reduction::EveryMicrobatch, Reduction::Last] {
+                let plan = Plan { is_tied: true, reshard, reduction, ..plan(5, 3, recompute) };
+                let (program, costs) = (build(&plan), bytes(5));
+                let run = simulate(std::slice::from_ref(&program), &costs).unwrap();
+                let Peak { of_each, .. } = Peak::of(&program, &run.ranks[0], &costs).unwrap();
+                let most = check(&program, true).unwrap();
+                let found = [of_each.whole_parameters, of_each.graphs, of_each.whole_gradients];
+                let expected = [most.whole_units, most.graphs, most.whole_gradients];
+                assert_eq!(found, expected.map(u64::from), "{plan:?}");
+            }
+        }
+    }
+}
+
 /// One unit of 8 parameters over 4 ranks, one microbatch: by hand.
 #[test]
 fn a_peak_by_hand() {

@@ -1,7 +1,7 @@
 //! A checkpoint into the live state: ours, TorchTitan's, or a model of anybody's under the names of ours.
 
 use super::dataloader::place_of;
-use super::memory::{dtype_of, failed, fill};
+use super::memory::{dtype_of, failed, fill, is_filled_with};
 use super::names::{
     DATA, DATALOADER, Entry, LR_SCHEDULER, OPTIMIZER, RNG, TRAIN_STATE, entries, is_of_model,
 };
@@ -104,7 +104,7 @@ pub fn load(
 ) -> Result<Resumed> {
     let units = state.units;
     let entries = entries(&state).into_iter().filter(|entry| parts.optimizer || entry.is_param).collect();
-    let mut live = Live { entries, state, parts };
+    let mut live = Live { entries, asked: Vec::new(), state, parts };
     let loaded = dcp::load::load(origin, coordinator, tag, &mut live, CopyOptions::default())?;
     let reader = &*loaded.reader;
     let mut notes = Vec::new();
@@ -137,6 +137,8 @@ pub fn load(
 /// The live state, as a load fills it.
 struct Live<'a> {
     entries: Vec<Entry<'a>>,
+    /// Positions of those that the request has.
+    asked: Vec<usize>,
     state: Tensors<'a>,
     parts: Parts,
 }
@@ -144,19 +146,36 @@ struct Live<'a> {
 impl Memory for Live<'_> {
     fn request(&mut self, reader: &dyn Reader) -> dcp::Result<Request> {
         self.check(reader)?;
-        let tensor = |entry: &Entry| RequestTensor {
-            fqn: Fqn::new(&*entry.fqn),
-            spec: TensorSpec::new(dtype_of(entry.kind), entry.shape.clone()),
-            placements: entry.placements(self.state.degrees),
+        // A second name may be missing. Where it is there, it must be of the same tensor.
+        let is_asked = |at: &usize| {
+            let Entry { fqn, second_of, .. } = &self.entries[*at];
+            second_of.is_none() || reader.catalog().tensors.contains_key(fqn.as_str())
         };
-        let tensors = self.entries.iter().map(tensor).collect();
+        self.asked = (0..self.entries.len()).filter(is_asked).collect();
+        let tensor = |at: &usize| {
+            let entry = &self.entries[*at];
+            RequestTensor {
+                fqn: Fqn::new(&*entry.fqn),
+                spec: TensorSpec::new(dtype_of(entry.kind), entry.shape.clone()),
+                placements: entry.placements(self.state.degrees),
+            }
+        };
+        let tensors = self.asked.iter().map(tensor).collect();
         Ok(Request { mesh: Some(Arc::new(mesh_of(self.state.degrees)?)), tensors })
     }
 
     fn take(&mut self, tensor: usize, bytes: &[u8]) -> dcp::Result<()> {
-        match self.entries[tensor].local {
-            Some(local) => fill(local, bytes).map_err(failed),
-            None => Ok(()), // Of another stage: no bytes.
+        let Entry { local, second_of, fqn, .. } = &self.entries[self.asked[tensor]];
+        // Of another stage: no bytes.
+        let Some(local) = local else { return Ok(()) };
+        let Some(first) = second_of else { return fill(local, bytes).map_err(failed) };
+        // Tensors come in the order of the request: under its first name it was filled before.
+        match is_filled_with(local, bytes).map_err(failed)? {
+            true => Ok(()),
+            false => Err(dcp::Error::Usage(format!(
+                "the checkpoint's `{fqn}` is not its `{first}`, but the model has one tensor for both: it was trained as another \
+                 model; choose its model.flavor, or leave out `{fqn}` with `titan-ckpt convert --exclude`"
+            ))),
         }
     }
 }
@@ -166,7 +185,8 @@ impl Live<'_> {
     fn check(&self, reader: &dyn Reader) -> dcp::Result<()> {
         let usage = |message: String| Err(dcp::Error::Usage(message));
         let (place, tensors) = (reader.place().display(), &reader.catalog().tensors);
-        let is_missing = |entry: &&Entry| !tensors.contains_key(entry.fqn.as_str());
+        let is_missing =
+            |entry: &&Entry| entry.second_of.is_none() && !tensors.contains_key(entry.fqn.as_str());
         let params = || self.entries.iter().filter(|entry| entry.is_param);
         let missing: Vec<&str> = params().filter(is_missing).map(|entry| entry.fqn.as_str()).collect();
         let own: HashSet<&str> = params().map(|entry| entry.fqn.as_str()).collect();

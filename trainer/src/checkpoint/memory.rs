@@ -62,6 +62,13 @@ pub(crate) fn fill(tensor: &Tensor, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Whether a contiguous tensor has these elements, of its own type, bit for bit.
+pub(super) fn is_filled_with(tensor: &Tensor, bytes: &[u8]) -> Result<bool> {
+    let mut found = vec![0; bytes.len()];
+    LiveTensor::new(tensor, dtype_of(tensor.kind())).copy(0, &mut found)?;
+    Ok(found == bytes)
+}
+
 /// The type of a tensor of the state.
 pub(crate) fn dtype_of(kind: Kind) -> DType {
     match kind {

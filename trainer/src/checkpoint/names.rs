@@ -28,13 +28,15 @@ pub(super) struct Entry<'a> {
     /// The dim that tensor parallelism cuts, where the shape has it.
     tp_dim: Option<usize>,
     pub(super) is_param: bool,
+    /// The first name of a parameter of which this is the second: the embedding's, as the head.
+    pub(super) second_of: Option<&'a str>,
     /// The rank of a pipeline that has it.
     pp_rank: u32,
     /// What this rank has of it.
     pub(super) local: Option<&'a Tensor>,
 }
 
-/// Every tensor of all ranks: of each parameter its moments, then itself.
+/// Every tensor of all ranks: of each parameter its moments, then itself, then itself under its second name, if any.
 pub(super) fn entries<'a>(state: &Tensors<'a>) -> Vec<Entry<'a>> {
     let Tensors { model, unit_ranks, units, optimizer, degrees, rank } = *state;
     let own_rank = rank / stage_ranks(degrees);
@@ -56,6 +58,7 @@ pub(super) fn entries<'a>(state: &Tensors<'a>) -> Vec<Entry<'a>> {
             kind,
             tp_dim: param.tp_dim,
             is_param,
+            second_of: None,
             pp_rank,
             local,
         };
@@ -69,6 +72,10 @@ pub(super) fn entries<'a>(state: &Tensors<'a>) -> Vec<Entry<'a>> {
         entries.push(entry(of_optimizer("step"), &[], Kind::Float, false, step));
         let shard = local.map(|(own, _)| &own.shard);
         entries.push(entry(vec![fqn.clone()], &param.shape, kind, true, shard));
+        if let Some(tied) = model.spec().tied.as_ref().filter(|tied| tied.embedding == *fqn) {
+            let second = entry(vec![tied.head.clone()], &param.shape, kind, true, shard);
+            entries.push(Entry { second_of: Some(fqn), ..second });
+        }
     }
     entries
 }

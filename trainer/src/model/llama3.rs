@@ -19,20 +19,19 @@ pub struct Llama3 {
     norm_eps: f64,
     /// Complex `[sequence, head_dim / 2]`.
     rope: Tensor,
+    /// The parameter that makes logits.
+    head: String,
 }
 
 impl Llama3 {
     /// The model of a spec, for sequences of up to `positions` tokens.
     ///
-    /// Errors: [`Error::Usage`] for a spec of another family, and for a head that shares the embedding's tensor.
+    /// Errors: [`Error::Usage`] for a spec of another family.
     pub fn new(spec: spec::Model, positions: i64, device: Device) -> Result<Self> {
         let name = spec.name();
         let bad = |why: &str| Error::Usage(format!("{name}: {why}"));
         if spec.family != "llama3" {
             return Err(bad("not of the family llama3"));
-        }
-        if spec.tied.is_some() {
-            return Err(bad("its head is its embedding, which this trainer does not share"));
         }
         let size = |key: &str| {
             spec.config
@@ -61,7 +60,8 @@ impl Llama3 {
         let norm_eps = number(spec.config.get("rms_norm_eps"), "rms_norm_eps")?;
         let rope = rope.table(head_dim, positions, device)?;
         let units = units_of_stack(&spec, layers)?;
-        Ok(Llama3 { spec, units, layers, dim, head_dim, norm_eps, rope })
+        let head = spec.tied.as_ref().map_or("output.weight", |tied| &tied.embedding).to_owned();
+        Ok(Llama3 { spec, units, layers, dim, head_dim, norm_eps, rope, head })
     }
 
     fn norm(&self, input: &Tensor, weight: &Tensor) -> Result<Tensor> {
@@ -129,6 +129,6 @@ impl Model for Llama3 {
             return self.block(params, input);
         }
         let normed = self.norm(input, params.get("norm.weight")?)?;
-        params.logits("output.weight", &normed)
+        params.logits(&self.head, &normed)
     }
 }

@@ -41,7 +41,8 @@ pub trait Model {
 
     /// The forward pass of a unit. The first takes tokens, int64 `[batch, sequence]`; the last gives logits
     /// `[batch, sequence, vocabulary]`, as [`Params::logits`] makes them. What of it may be computed again on its own goes
-    /// through [`Params::product`], [`Params::dear`] and [`Params::cheap`]; the rest is kept.
+    /// through [`Params::product`], [`Params::dear`] and [`Params::cheap`]; the rest is kept. Where the spec says that the head
+    /// is the embedding, the last unit finds the first one's parameters among its own.
     ///
     /// Errors: what libtorch gives.
     fn forward(&self, unit: usize, params: &Params, input: &Tensor) -> Result<Tensor>;
@@ -81,6 +82,8 @@ pub fn vocabulary(spec: &spec::Model) -> Option<u64> {
 pub struct Params<'a> {
     names: &'a [String],
     tensors: &'a [Tensor],
+    /// Those of another unit that this one computes with as well.
+    shared: Option<(&'a [String], &'a [Tensor])>,
     parallel: &'a Parallel,
     tape: Option<&'a Tape>,
     products: Option<&'a Products>,
@@ -89,7 +92,12 @@ pub struct Params<'a> {
 impl<'a> Params<'a> {
     /// `names` without the unit's prefix, and a tensor for each.
     pub fn new(names: &'a [String], tensors: &'a [Tensor], parallel: &'a Parallel) -> Self {
-        Params { names, tensors, parallel, tape: None, products: None }
+        Params { names, tensors, shared: None, parallel, tape: None, products: None }
+    }
+
+    /// With those of another unit, likewise, that this one shares.
+    pub fn sharing(self, names: &'a [String], tensors: &'a [Tensor]) -> Self {
+        Params { shared: Some((names, tensors)), ..self }
     }
 
     /// With what the outputs of operations are kept in.
@@ -194,18 +202,22 @@ impl<'a> Params<'a> {
         }
     }
 
-    /// One of them.
+    /// One of them, or of those that are shared.
     ///
-    /// Errors: [`Error::Usage`] where the unit has no such parameter: the model and its spec do not fit.
+    /// Errors: [`Error::Usage`] where there is no such parameter: the model and its spec do not fit.
     pub fn get(&self, name: &str) -> Result<&'a Tensor> {
-        let found = self.names.iter().position(|candidate| candidate == name);
-        found.map(|index| &self.tensors[index]).ok_or_else(|| {
+        let mut all = [Some((self.names, self.tensors)), self.shared].into_iter().flatten();
+        let found = all.find_map(|(names, tensors)| {
+            names.iter().position(|candidate| candidate == name).map(|index| &tensors[index])
+        });
+        found.ok_or_else(|| {
             Error::Usage(format!("the unit has no parameter `{name}`; it has {}", self.names.join(", ")))
         })
     }
 }
 
-/// The units of a stack of blocks: the embedding; each block; norm and head together.
+/// The units of a stack of blocks: the embedding; each block; norm and head together. A head that is the embedding is of the
+/// first alone, which the last shares.
 ///
 /// Errors: [`Error::Usage`] where the spec has a parameter that belongs to none.
 fn units_of_stack(model: &spec::Model, layers: usize) -> Result<Vec<UnitSpec>> {
@@ -213,7 +225,8 @@ fn units_of_stack(model: &spec::Model, layers: usize) -> Result<Vec<UnitSpec>> {
     let mut units = vec![unit("")];
     units.extend((0..layers).map(|layer| unit(&format!("layers.{layer}."))));
     units.push(unit(""));
-    for (index, param) in model.params.iter().enumerate() {
+    let is_second = |param: &spec::Param| model.tied.as_ref().is_some_and(|tied| tied.head == param.fqn);
+    for (index, param) in model.params.iter().enumerate().filter(|(_, param)| !is_second(param)) {
         let of_layer = param.fqn.strip_prefix("layers.").and_then(|rest| rest.split_once('.'));
         let of_layer: Option<usize> = of_layer.and_then(|(layer, _)| layer.parse().ok());
         let unit = match (&*param.fqn, of_layer) {

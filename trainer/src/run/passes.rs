@@ -8,7 +8,7 @@ use crate::ffi::autograd::{backward, leaf, take_grad};
 use crate::ffi::rng::{self, RngState};
 use crate::model::Params;
 use crate::tape::Tape;
-use job::program::{Instruction, Keep, Microbatch, Program};
+use job::program::{Instruction, Keep, Microbatch, Program, Unit};
 use tch::{Tensor, no_grad, with_grad};
 
 /// How gradients of parameters come about in a program.
@@ -62,7 +62,7 @@ impl Runner<'_> {
         microbatch: Microbatch,
         keep: Keep,
     ) -> Result<()> {
-        self.unit(unit).wait_gathered()?;
+        self.wait_whole(unit)?;
         let input = match unit {
             0 => step.batch[microbatch.0 as usize].inputs.shallow_clone(),
             _ => leaf(&taken(&mut step.inputs, (unit, microbatch.0), "what a unit takes")?),
@@ -97,7 +97,7 @@ impl Runner<'_> {
     }
 
     pub(super) fn recompute(&mut self, step: &mut Step, unit: u32, microbatch: Microbatch) -> Result<()> {
-        self.unit(unit).wait_gathered()?;
+        self.wait_whole(unit)?;
         let (input, random, recorded) = match step.kept.remove(&(unit, microbatch.0)) {
             Some(Kept::Input { input, random }) => (input, random, None),
             Some(Kept::Operations { input, output, products, tape, random }) => {
@@ -124,6 +124,12 @@ impl Runner<'_> {
         Ok(())
     }
 
+    /// Waits for what a pass through a unit computes with.
+    fn wait_whole(&mut self, unit: u32) -> Result<()> {
+        let mut used = self.programs.train.used(Unit(unit));
+        used.try_for_each(|used| self.unit(used.0).wait_gathered())
+    }
+
     /// Where products of weights are put off to, where they may have to be.
     fn new_products(&self) -> Option<Products> {
         self.backward.is_in_parts.then(Products::default)
@@ -139,6 +145,11 @@ impl Runner<'_> {
         let params = &self.units[self.place(unit)];
         let params =
             Params::new(&params.names, params.whole(), &self.parallel).on_tape(tape).put_off(products);
+        let shared = self.programs.train.used(Unit(unit)).find(|used| used.0 != unit);
+        let params = match shared.map(|shared| &self.units[self.place(shared.0)]) {
+            Some(shared) => params.sharing(&shared.names, shared.whole()),
+            None => params,
+        };
         self.model.forward(unit as usize, &params, input)
     }
 
@@ -198,7 +209,7 @@ impl Runner<'_> {
         unit: u32,
         microbatch: Microbatch,
     ) -> Result<Option<Products>> {
-        self.unit(unit).wait_gathered()?;
+        self.wait_whole(unit)?;
         let Some(Kept::Graph { input, output, products }) = step.kept.remove(&(unit, microbatch.0)) else {
             return Err(missing("what a unit's forward pass saved"));
         };

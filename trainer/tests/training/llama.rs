@@ -92,6 +92,14 @@ pub fn model() -> Llama3 {
     Llama3::new(spec, SEQ_LEN, Device::Cpu).unwrap()
 }
 
+/// The same with a head that is the embedding.
+pub fn tied() -> Llama3 {
+    let mut config = convert::families::by_name("llama3:debugmodel").unwrap().config;
+    config.insert("tie_word_embeddings".to_owned(), true.into());
+    let config = serde_json::to_string(&config).unwrap();
+    Llama3::new(convert::families::of_config("config.json", &config).unwrap(), SEQ_LEN, Device::Cpu).unwrap()
+}
+
 /// Text, in microbatches, and the save that may be under way.
 pub struct Text {
     pub loader: Loader,
@@ -191,6 +199,7 @@ impl<'a> Training<'a> {
         };
         let plan = Plan {
             units: (0..model.units().len()).map(|unit| UnitPlan { recompute: of(unit) }).collect(),
+            is_tied: model.spec().tied.is_some(),
             microbatches: cut.microbatches,
             gathered,
             reshard: cut.reshard,

@@ -12,3 +12,4 @@ mod stored;
 #[path = "../support/mod.rs"]
 mod support;
 mod tensor;
+mod tied;

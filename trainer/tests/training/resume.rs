@@ -15,12 +15,14 @@ use trainer::checkpoint::{self, Content, DataPlace, Parts, Resumed};
 use trainer::coordinate::StoreKeys;
 use trainer::ffi::rng;
 use trainer::groups::Groups;
+use trainer::model::Llama3;
 
 const SAVED: u64 = 5;
 const TOLERANCE: f64 = 1e-5;
 
 /// A rank's way to the others, and where it trains.
 struct Job<'a> {
+    model: &'a Llama3,
     groups: &'a Groups,
     coordinator: Arc<dyn Coordinator>,
     rank: u32,
@@ -30,8 +32,7 @@ struct Job<'a> {
 impl Job<'_> {
     /// Trains to the end, saving on the way; gives the losses from the save on, and the last parameters.
     fn train_and_save(&self, run: &Place, format: &str) -> (Vec<(f64, f64)>, Vec<f64>) {
-        let model = model();
-        let mut training = Training::new(&model, self.groups, self.rank, self.cut, None);
+        let mut training = Training::new(self.model, self.groups, self.rank, self.cut, None);
         training.until(SAVED);
         let options = SaveOptions::new(format::by_name(format).unwrap());
         let mut saver = Saver::new(run.clone(), options, self.coordinator.clone()).unwrap();
@@ -43,12 +44,12 @@ impl Job<'_> {
     }
 
     fn resume(&self, run: &Place, tag: &str) -> (Vec<(f64, f64)>, Vec<f64>) {
-        let (origin, model) = (Origin::Newest(run.clone()), model());
-        let begun = Training::new(&model, self.groups, self.rank, self.cut, None);
+        let origin = Origin::Newest(run.clone());
+        let begun = Training::new(self.model, self.groups, self.rank, self.cut, None);
         let resumed =
             checkpoint::load(&origin, &*self.coordinator, tag, begun.tensors(), Parts::ALL).unwrap();
         self.check(&resumed);
-        let mut training = Training::new(&model, self.groups, self.rank, self.cut, Some(&resumed));
+        let mut training = Training::new(self.model, self.groups, self.rank, self.cut, Some(&resumed));
         training.runner = begun.runner;
         let losses = training.until(STEPS);
         (losses, parameters(&training))
@@ -118,18 +119,18 @@ fn coordinator(rank: &Rank) -> Arc<dyn Coordinator> {
     Arc::new(Peers::new(Arc::new(keys), rank.rank, rank.size, Duration::from_secs(60)).unwrap())
 }
 
-fn saved_and_resumed(rank: &Rank, format: &str) {
+pub fn saved_and_resumed(rank: &Rank, format: &str, model: &Llama3) {
     let folder = Shared::new(rank);
     let cut = Cut { dp_shard: 2, ..ONE };
     let (groups, run) = (groups(rank, "two", cut), folder.run("two"));
-    let two = Job { groups: &groups, coordinator: coordinator(rank), rank: rank.rank, cut };
+    let two = Job { model, groups: &groups, coordinator: coordinator(rank), rank: rank.rank, cut };
     let (losses, last) = two.train_and_save(&run, format);
     assert!(two.resume(&run, "first") == (losses.clone(), last.clone()), "the same mesh gives the same bits");
     assert!(two.resume(&run, "second") == (losses.clone(), last), "a second time as the first");
 
     if rank.rank == 0 {
         let nobody = Groups::default();
-        let one = Job { groups: &nobody, coordinator: Arc::new(Alone), rank: 0, cut: ONE };
+        let one = Job { model, groups: &nobody, coordinator: Arc::new(Alone), rank: 0, cut: ONE };
         close(&one.resume(&run, "alone").0, &losses);
         one.train_and_save(&folder.run("one"), format);
     }
@@ -149,14 +150,15 @@ fn moved(rank: &Rank, format: &str) {
         ("copies", Cut { dp_replicate: 2, cp: 2, ..ONE }),
     ];
     let groups_of_both = groups(rank, "both", both);
+    let model = &model();
     let of_both =
-        Job { groups: &groups_of_both, coordinator: coordinator.clone(), rank: rank.rank, cut: both };
+        Job { model, groups: &groups_of_both, coordinator: coordinator.clone(), rank: rank.rank, cut: both };
     let run = folder.run("both");
     let (losses, last) = of_both.train_and_save(&run, format);
     assert!(of_both.resume(&run, "same") == (losses.clone(), last), "the same mesh gives the same bits");
     for (name, cut) in others {
         let groups = groups(rank, name, cut);
-        let job = Job { groups: &groups, coordinator: coordinator.clone(), rank: rank.rank, cut };
+        let job = Job { model, groups: &groups, coordinator: coordinator.clone(), rank: rank.rank, cut };
         close(&job.resume(&run, name).0, &losses);
         if name == "copies" {
             job.train_and_save(&folder.run(name), format);
@@ -165,7 +167,7 @@ fn moved(rank: &Rank, format: &str) {
     close(&of_both.resume(&folder.run("copies"), "back").0, &losses);
     if rank.rank == 0 {
         let nobody = Groups::default();
-        let one = Job { groups: &nobody, coordinator: Arc::new(Alone), rank: 0, cut: ONE };
+        let one = Job { model, groups: &nobody, coordinator: Arc::new(Alone), rank: 0, cut: ONE };
         close(&one.resume(&run, "alone").0, &losses);
     }
     coordinator.meet("done").unwrap();
@@ -175,14 +177,14 @@ fn moved(rank: &Rank, format: &str) {
 fn a_run_goes_on_from_what_it_saved_in_the_native_format() {
     rng::set_threads(1).unwrap();
     run_well("resume::a_run_goes_on_from_what_it_saved_in_the_native_format", 2, |rank| {
-        saved_and_resumed(rank, "titan");
+        saved_and_resumed(rank, "titan", &model());
     });
 }
 
 #[test]
 fn a_run_goes_on_from_what_it_saved_in_the_format_of_pytorch() {
     run_well("resume::a_run_goes_on_from_what_it_saved_in_the_format_of_pytorch", 2, |rank| {
-        saved_and_resumed(rank, "dcp");
+        saved_and_resumed(rank, "dcp", &model());
     });
 }
 
