@@ -44,6 +44,8 @@ pub fn run(config: &Config, session: &Session, stop: &Stop, log: &Log) -> Result
         return saves.save_seed(&runner);
     }
     let resumed = saves.resume(config, session, &runner)?;
+    let step_tokens = setup.step.batch.global * config.training.seq_len;
+    resumed.other_batch(step_tokens, config.training.seq_len).iter().for_each(|note| warn!("{note}"));
     setup.begin_random(&resumed)?;
     let options = setup.data_options(config);
     let loader = session.together("data", setup.loader(&options, &resumed.data))?;

@@ -40,6 +40,27 @@ pub struct Resumed {
     pub passed_over: Vec<(u64, String)>,
 }
 
+impl Resumed {
+    /// One sentence where all steps so far had as many tokens, and those to come have others. After a change that was told once
+    /// nothing is.
+    pub fn other_batch(&self, step_tokens: u64, seq_len: u64) -> Option<String> {
+        let before = self
+            .tokens_seen
+            .checked_div(self.step)
+            .filter(|before| before * self.step == self.tokens_seen)?;
+        let remedy = match before.is_multiple_of(seq_len.max(1)) {
+            true => format!("to keep it, set training.global_batch_size = {}", before / seq_len.max(1)),
+            false => "it depends on training.global_batch_size and training.seq_len".to_owned(),
+        };
+        (before > 0 && before != step_tokens).then(|| {
+            format!(
+                "a step had {before} tokens when the checkpoint was saved and has {step_tokens} now; {remedy} (-1 is another batch \
+                 on another mesh)"
+            )
+        })
+    }
+}
+
 /// Where data goes on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum DataPlace {

@@ -99,3 +99,28 @@ fn random_states_are_taken_by_as_many_ranks_as_saved_them() {
     );
     assert_eq!(notes, Vec::<String>::new());
 }
+
+#[test]
+fn a_batch_that_changes_is_told_once() {
+    let resumed = |step, tokens_seen| Resumed {
+        step,
+        tokens_seen,
+        schedule_step: step,
+        data: DataPlace::Beginning,
+        rng: None,
+        stored: Stored::default(),
+        notes: Vec::new(),
+        passed_over: Vec::new(),
+    };
+    assert_eq!(resumed(0, 0).other_batch(1024, 256), None);
+    assert_eq!(resumed(5, 5 * 1024).other_batch(1024, 256), None);
+    let found = resumed(5, 5 * 1024).other_batch(2048, 256).unwrap();
+    assert!(
+        found.contains("had 1024 tokens") && found.contains("training.global_batch_size = 4 "),
+        "{found}"
+    );
+    assert!(resumed(5, 5 * 1000).other_batch(1024, 256).unwrap().contains("and training.seq_len"));
+    // Steps of both sizes: it was told when it changed.
+    assert_eq!(resumed(6, 5 * 1024 + 2048).other_batch(2048, 256), None);
+    assert_eq!(resumed(5, 0).other_batch(1024, 256), None, "tokens that nobody counted");
+}
