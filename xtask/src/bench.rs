@@ -51,6 +51,13 @@ pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<()> {
             all().map(|comparison| comparison.name).chain(RACES.iter().map(|race| race.name)).collect();
         bail!("no comparison is named so; known: {}", known.join("; "));
     }
+    if let (true, Some(section), false, false) =
+        (args.write, &args.section, chosen.is_empty(), races.is_empty())
+    {
+        bail!(
+            "the training's races and other comparisons have sections of their own, not one {section:?}; name one kind"
+        );
+    }
     if !races.is_empty() {
         train(root, args, &races)?;
     }

@@ -4,14 +4,15 @@
 //! peaks give it, at the shares that its calibration says, and no less than its memory takes to read and write what it
 //! touches. What a microbatch leaves for the backward pass is what libtorch saves of the trainer's models.
 
+mod assumptions;
 mod device;
 mod layers;
 mod links;
 mod unit;
 
+pub use assumptions::Assumptions;
 pub use device::{Calibration, DEVICES, Device};
 pub use links::{Links, Span};
-pub use unit::Assumptions;
 
 use crate::config::{Config, LoadBalancer, ParamDtype, ReduceDtype, RotateMethod};
 use crate::error::{Error, Result};

@@ -6,7 +6,8 @@
 //! runs it for real and what simulates it read the same list.
 //!
 //! A *unit* is what fully sharded data parallelism gathers as one: the embedding, a block, the norm and output together
-//! (PyTorch FSDP2, torchtitan 0.2 `apply_fsdp`). A *microbatch* is what passes through the model at a time.
+//! (PyTorch FSDP2, torchtitan 0.2 `apply_fsdp`). Where the output is the embedding, the last unit computes with the first
+//! one's parameters as well. A *microbatch* is what passes through the model at a time.
 //!
 //! With [`pipeline`](crate::pipeline) parallelism a rank has some of the units, in one *stage* or several, and ranks send each
 //! other what stages make: [`build_pipelined`].
