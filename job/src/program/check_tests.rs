@@ -1,6 +1,9 @@
 //! Every program of a small domain is sound; every way to break one is found.
 
-use super::super::{Plan, Recompute, Reduction, Reshard, UnitPlan, build, build_evaluation};
+use super::super::{
+    Instruction, Keep, Microbatch, Plan, Purpose, Recompute, Reduction, Reshard, Unit, UnitPlan, build,
+    build_evaluation,
+};
 use super::*;
 
 pub(in crate::program) fn plans() -> impl Iterator<Item = Plan> {

@@ -15,12 +15,14 @@
 mod build;
 mod check;
 mod instruction;
+mod ledger;
 mod passage;
 mod pipelined;
 
 pub use build::{Plan, Recompute, Reduction, Reshard, UnitPlan, build, build_evaluation};
 pub use check::{Fault, HighWater, check};
 pub use instruction::{Instruction, Keep, Microbatch, Unit};
+pub(crate) use ledger::{Gradients, Kept, Ledger};
 pub use pipelined::build_pipelined;
 
 use crate::pipeline::Stage;

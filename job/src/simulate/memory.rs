@@ -6,8 +6,8 @@
 use super::clock::{Stream, Timed};
 use super::costs::{Costs, UnitBytes};
 use crate::pipeline::{Payload, Stage};
-use crate::program::{Instruction, Keep, Microbatch, Program, Unit};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::program::{Gradients, Instruction, Kept, Ledger, Microbatch, Program, Unit};
+use std::collections::BTreeSet;
 
 /// Bytes by what they are for.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -96,6 +96,8 @@ pub struct Peak {
 
 impl Peak {
     /// That of a rank, of which a simulation gave `timed`; none for a program without instructions.
+    ///
+    /// Panics for a program that [`check`](crate::program::check()) refuses.
     pub fn of(program: &Program, timed: &[Timed], costs: &Costs) -> Option<Peak> {
         let mut held = Held::new(program, costs);
         let mut of_each = Memory::default();
@@ -116,29 +118,12 @@ impl Peak {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kept {
-    Graph,
-    Operations,
-    Input,
-    Weights,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Gradients {
-    Whole,
-    Reducing,
-}
-
 /// What a rank holds now.
 struct Held<'a> {
     program: &'a Program,
     costs: &'a Costs,
     fixed: Memory,
-    whole: BTreeSet<Unit>,
-    gradients: BTreeMap<Unit, Gradients>,
-    reduced: BTreeSet<Unit>,
-    kept: BTreeMap<(Unit, Microbatch), Kept>,
+    ledger: Ledger,
     logits: BTreeSet<Microbatch>,
     received: BTreeSet<(Payload, Stage, Microbatch)>,
     /// When what is being sent has left.
@@ -158,10 +143,8 @@ impl<'a> Held<'a> {
             program,
             costs,
             fixed,
-            whole: BTreeSet::new(),
-            gradients: BTreeMap::new(),
-            reduced: BTreeSet::new(),
-            kept: BTreeMap::new(),
+            // Whether it gathers is its own affair: it was checked.
+            ledger: Ledger::new(program, false),
             logits: BTreeSet::new(),
             received: BTreeSet::new(),
             sending: Vec::new(),
@@ -169,22 +152,27 @@ impl<'a> Held<'a> {
     }
 
     fn memory(&self) -> Memory {
-        let bytes = |unit: &Unit| &self.costs.of(*unit).bytes;
+        let bytes = |unit: Unit| &self.costs.of(unit).bytes;
         let mut memory = Memory {
-            gradients: self.reduced.iter().map(|unit| bytes(unit).shard_gradient).sum(),
-            whole_parameters: self.whole.iter().map(|unit| bytes(unit).whole).sum(),
             loss: self.logits.len() as u64 * self.costs.logits_bytes,
             messages: (self.received.len() + self.sending.len()) as u64 * self.costs.message_bytes,
             ..self.fixed
         };
-        for (unit, gradients) in &self.gradients {
-            memory.whole_gradients += match gradients {
-                Gradients::Whole => bytes(unit).whole_gradient,
-                Gradients::Reducing => bytes(unit).reducing,
+        for (unit, state) in self.ledger.units() {
+            if state.is_whole {
+                memory.whole_parameters += bytes(unit).whole;
+            }
+            if state.reduced > 0 {
+                memory.gradients += bytes(unit).shard_gradient;
+            }
+            memory.whole_gradients += match state.gradients {
+                Gradients::None => 0,
+                Gradients::Whole(_) => bytes(unit).whole_gradient,
+                Gradients::Reducing(_) => bytes(unit).reducing,
             };
         }
-        for ((unit, _), kept) in &self.kept {
-            let UnitBytes { graph, operations, input, put_off, .. } = *bytes(unit);
+        for ((unit, _), kept) in self.ledger.kept() {
+            let UnitBytes { graph, operations, input, put_off, .. } = *bytes(*unit);
             match kept {
                 Kept::Graph => memory.graphs += graph,
                 Kept::Operations => memory.operations += operations,
@@ -211,57 +199,34 @@ impl<'a> Held<'a> {
         if timed.stream == Stream::Compute {
             self.sending.retain(|left| *left > timed.begin);
         }
-        let last = self.program.units.wrapping_sub(1);
+        let sound = self.ledger.carry_out(timed.instruction);
+        sound.expect("a program is checked before it is simulated");
+        let last = Unit(self.program.units.wrapping_sub(1));
         match timed.instruction {
-            Instruction::Gather(unit) => drop(self.whole.insert(unit)),
-            Instruction::Free(unit) => drop(self.whole.remove(&unit)),
-            Instruction::Forward { unit, microbatch, keep } => {
+            Instruction::Forward { unit, microbatch, .. } => {
                 self.consume(Payload::Activation, unit, microbatch);
-                let kept = match keep {
-                    Keep::Graph => Some(Kept::Graph),
-                    Keep::Operations => Some(Kept::Operations),
-                    Keep::Input => Some(Kept::Input),
-                    Keep::Nothing => None,
-                };
-                self.kept.extend(kept.map(|kept| ((unit, microbatch), kept)));
-                if unit.0 == last {
+                if unit == last {
                     self.logits.insert(microbatch);
                 }
             }
-            Instruction::Recompute(unit, microbatch) => {
-                self.kept.insert((unit, microbatch), Kept::Graph);
-            }
-            Instruction::Loss(microbatch) => {
-                // Without a backward pass nothing needs them any more.
-                if !self.kept.contains_key(&(Unit(last), microbatch)) {
-                    self.logits.remove(&microbatch);
-                }
+            // Without a backward pass nothing needs them any more.
+            Instruction::Loss(microbatch) if !self.ledger.kept().contains_key(&(last, microbatch)) => {
+                self.logits.remove(&microbatch);
             }
             Instruction::BackwardInput(unit, microbatch) => {
                 self.consume(Payload::Gradient, unit, microbatch);
-                self.kept.insert((unit, microbatch), Kept::Weights);
             }
             Instruction::Backward(unit, microbatch) | Instruction::BackwardWeight(unit, microbatch) => {
                 self.consume(Payload::Gradient, unit, microbatch);
-                self.kept.remove(&(unit, microbatch));
-                self.gradients.extend(self.program.used(unit).map(|used| (used, Gradients::Whole)));
-                if unit.0 == last {
+                if unit == last {
                     self.logits.remove(&microbatch);
                 }
-            }
-            Instruction::Reduce(unit) => drop(self.gradients.insert(unit, Gradients::Reducing)),
-            Instruction::FinishReduce(unit) => {
-                self.gradients.remove(&unit);
-                self.reduced.insert(unit);
             }
             Instruction::Send(_) => self.sending.push(timed.end),
             Instruction::Recv(message) => {
                 self.received.insert((message.payload, message.to, message.microbatch));
             }
-            Instruction::LoadBatch
-            | Instruction::ClipGrad
-            | Instruction::WaitStaged
-            | Instruction::OptimizerStep => {}
+            _ => {}
         }
     }
 
