@@ -62,6 +62,8 @@ pub struct Model {
     pub tied: Option<Tied>,
     /// What Hugging Face is told of it.
     pub config: Config,
+    /// The same with all that its module computes with, where a config leaves some of it to defaults or has other names.
+    pub settings: Config,
     /// What the names of the outside's files begin with.
     pub stem: &'static str,
 }

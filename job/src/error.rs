@@ -24,6 +24,12 @@ pub enum Error {
     )]
     UnreadableSchedule { path: PathBuf, source: std::io::Error },
 
+    #[error(
+        "model.flavor: {path} could not be read; give the name of a flavor, or the path of a transformers config.json or of the \
+         folder with it"
+    )]
+    UnreadableModel { path: PathBuf, source: std::io::Error },
+
     #[error("no preset is named `{name}`; known: {known}")]
     NoSuchPreset { name: String, known: String },
 
@@ -66,7 +72,9 @@ impl Error {
             | Error::Stuck(_)
             | Error::Environment { .. } => ErrorKind::Usage,
             Error::BadTrace { .. } => ErrorKind::Data,
-            Error::Unreadable { .. } | Error::UnreadableSchedule { .. } => ErrorKind::Io,
+            Error::Unreadable { .. } | Error::UnreadableSchedule { .. } | Error::UnreadableModel { .. } => {
+                ErrorKind::Io
+            }
         }
     }
 }

@@ -23,6 +23,17 @@ impl Reading<'_> {
         Error::BadConfig { object: self.object.to_owned(), why: why.into() }
     }
 
+    /// Refuses another text of a name that may be absent.
+    pub(super) fn must_be_text(&self, name: &str, expected: &str) -> Result<()> {
+        match self.config.get(name) {
+            None | Some(Value::Null) => Ok(()),
+            Some(Value::String(found)) if found == expected => Ok(()),
+            Some(found) => {
+                Err(self.bad(format!("`{name}` is {found}, but the native module computes {expected:?}")))
+            }
+        }
+    }
+
     /// A size above zero under the first of these names that is there.
     pub(super) fn size(&self, names: &[&str]) -> Result<u64> {
         self.number_up_to(names, SIZE_MAX)

@@ -133,6 +133,7 @@ impl Builder {
             native_only: self.native_only,
             outside_only: vec![("*.rotary_emb.inv_freq".to_owned(), "computed from the config")],
             tied: self.tied,
+            settings: config.clone(),
             config,
             stem: "model",
         }

@@ -93,6 +93,7 @@ impl Family for Llama3 {
         let reading = Reading { object, config };
         reading.must_be_off("attention_bias")?;
         reading.must_be_off("mlp_bias")?;
+        reading.must_be_text("hidden_act", "silu")?;
         let (dim, heads) = (reading.size(&["hidden_size"])?, reading.size(&["num_attention_heads"])?);
         let (rope_theta, rope_scaling) = reading.rope(10_000.0)?;
         let sizes = Sizes {

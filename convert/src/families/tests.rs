@@ -118,6 +118,7 @@ fn configs_that_cannot_be_are_named() {
     assert!(wrong(|config| config["num_hidden_layers"] = 1_000_000.into()).contains("from 1 to 4096"));
     assert!(wrong(|config| config["num_attention_heads"] = 33.into()).contains("33 heads"));
     assert!(wrong(|config| config["attention_bias"] = true.into()).contains("attention_bias"));
+    assert!(wrong(|config| config["hidden_act"] = "gelu".into()).contains("computes \"silu\""));
     assert!(wrong(|config| config["model_type"] = "bert".into()).contains("bert"));
     assert!(wrong(|config| drop(config.remove("model_type"))).contains("no `model_type`"));
     assert!(of_config("config.json", "[]").unwrap_err().to_string().contains("not a JSON object"));

@@ -65,12 +65,13 @@ impl Parsed {
 }
 
 impl Config {
-    /// Reads arguments, the program's name left out, and the file that `--job.config_file` names, by `read_file`.
+    /// Reads arguments, the program's name left out, and by `read_file` the file that `--job.config_file` names and what
+    /// describes the model, where `model.flavor` is the path of that.
     ///
     /// Whether the values fit together and the number of ranks is for [`Config::validate`].
     ///
     /// Errors: [`Error::BadConfig`] with every unknown key, wrong type and refused value at once; [`Error::Unreadable`]
-    /// where `read_file` fails; [`Error::NoSuchPreset`].
+    /// and [`Error::UnreadableModel`] where `read_file` fails; [`Error::NoSuchPreset`].
     pub fn from_args<S: Into<String>>(
         args: impl IntoIterator<Item = S>,
         read_file: impl Fn(&Path) -> io::Result<String>,
@@ -96,10 +97,12 @@ impl Config {
             load.add(assignments, problems);
         }
         load.add(flags.assignments, flags.problems);
-        load.finish()
+        let mut parsed = load.finish()?;
+        parsed.config.model.flavor.read(read_file)?;
+        Ok(parsed)
     }
 
-    /// Reads TOML alone. `path` names it in errors.
+    /// Reads TOML alone, and no file that it names. `path` names it in errors.
     ///
     /// Errors: as [`Config::from_args`].
     pub fn from_toml(text: &str, path: &Path) -> Result<Parsed> {

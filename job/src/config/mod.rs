@@ -6,6 +6,7 @@
 mod choice;
 mod file;
 mod flags;
+mod flavor;
 mod help;
 mod key;
 mod load;
@@ -15,6 +16,7 @@ mod table;
 mod validate;
 
 pub use choice::*;
+pub use flavor::Flavor;
 pub use help::{help, reference};
 pub use key::{Key, RefusedValue, Rule, Status};
 pub use load::{Origin, Parsed};

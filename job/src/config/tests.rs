@@ -351,6 +351,52 @@ fn a_file_that_is_not_there() {
     assert_eq!(error.to_string(), expected);
 }
 
+/// A model by the file that describes it, as a path of it or of its folder.
+#[test]
+fn a_flavor_may_be_a_file() {
+    let mut described = convert::families::by_name("llama3:debugmodel").unwrap().config;
+    for name in ["head_dim", "rope_theta", "rms_norm_eps", "rope_scaling"] {
+        described.remove(name);
+    }
+    described.insert("tie_word_embeddings".to_owned(), true.into());
+    let text = serde_json::to_string(&described).unwrap();
+    for flavor in ["model/config.json", "model/", "./model"] {
+        let flag = format!("--model.flavor={flavor}");
+        let read = |path: &Path| {
+            assert!(path == Path::new("model/config.json") || path == Path::new("./model/config.json"));
+            Ok(text.clone())
+        };
+        let config = Config::from_args([flag.as_str()], read).unwrap().config;
+        config.validate(2).unwrap();
+        let model = config.model().unwrap();
+        assert_eq!((model.family, model.tied.is_some(), &*model.flavor), ("llama3", true, flavor));
+        // What the file leaves to defaults is told to whoever computes with it, and not to Hugging Face.
+        assert_eq!(
+            (&model.settings["head_dim"], &model.settings["rope_theta"]),
+            (&16.into(), &10_000.0.into())
+        );
+        assert_eq!(model.config.get("head_dim"), None);
+        assert_eq!(config.to_json()["model"]["flavor"], flavor);
+    }
+    let absent = |_: &Path| Err(io::ErrorKind::NotFound.into());
+    let error = Config::from_args(["--model.flavor=there/"], absent).unwrap_err();
+    assert_eq!(error.kind(), dcp::ErrorKind::Io);
+    assert!(error.to_string().starts_with("model.flavor: there/config.json could not be read; "), "{error}");
+    let says = |name: &str, text: &'static str| {
+        let flags = [format!("--model.name={name}"), "--model.flavor=config.json".to_owned()];
+        let config = Config::from_args(flags, |_| Ok(text.to_owned())).unwrap().config;
+        config.validate(1).unwrap_err().to_string()
+    };
+    assert!(says("llama3", "{").contains("not a JSON object"));
+    assert!(says("llama3", r#"{"model_type": "mamba"}"#).contains("of no family that is known"));
+    let qwen = serde_json::to_string(&convert::families::by_name("qwen3:0.6B").unwrap().config).unwrap();
+    let found = says("llama3", qwen.leak());
+    assert!(
+        found.contains("of the family qwen3, and model.name is \"llama3\"; set that to \"qwen3\""),
+        "{found}"
+    );
+}
+
 #[test]
 fn nothing_given_is_the_default_and_valid() {
     let parsed = Config::from_args(Vec::<String>::new(), |_| unreachable!("no file is named")).unwrap();

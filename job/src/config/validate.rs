@@ -83,16 +83,42 @@ impl Check<'_> {
             ));
             return None;
         };
-        let found = family.flavor(&model.flavor);
+        if model.flavor.file().is_some() {
+            return self.described(model.flavor.as_str());
+        }
+        let found = family.flavor(model.flavor.as_str());
         self.must(found.is_some(), || {
             format!(
                 "model.flavor = {:?}: {} has no such flavor; it has {}",
-                model.flavor,
+                model.flavor.as_str(),
                 model.name,
                 family.flavors().join(", ")
             )
         });
         found
+    }
+
+    /// The model that a file describes.
+    fn described(&mut self, flavor: &str) -> Option<Model> {
+        let model = &self.config.model;
+        let Some(description) = model.flavor.description() else {
+            self.problems.push(format!("model.flavor = {flavor:?}: its file was not read"));
+            return None;
+        };
+        match families::of_config(flavor, description) {
+            Ok(found) if found.family == model.name => Some(found),
+            Ok(found) => {
+                self.problems.push(format!(
+                    "model.flavor = {flavor:?}: it describes a model of the family {}, and model.name is {:?}; set that to {:?}",
+                    found.family, model.name, found.family
+                ));
+                None
+            }
+            Err(error) => {
+                self.problems.push(format!("model.flavor: {error}"));
+                None
+            }
+        }
     }
 
     fn mesh(&mut self, world: u32) -> Option<ParallelDims> {
@@ -195,7 +221,7 @@ impl Check<'_> {
         for (name, what) in
             [("num_attention_heads", "heads"), ("num_key_value_heads", "heads of keys and values")]
         {
-            let Some(heads) = model.config.get(name).and_then(serde_json::Value::as_u64) else { continue };
+            let Some(heads) = model.settings.get(name).and_then(serde_json::Value::as_u64) else { continue };
             self.must(heads.is_multiple_of(tp), || {
                 format!(
                     "parallelism.tensor_parallel_degree = {tp}: it must divide the {heads} {what} of {}",
@@ -203,7 +229,7 @@ impl Check<'_> {
                 )
             });
         }
-        let layers = model.config.get("num_hidden_layers").and_then(serde_json::Value::as_u64);
+        let layers = model.settings.get("num_hidden_layers").and_then(serde_json::Value::as_u64);
         if let Some(layers) = layers {
             let pp = u64::from(dims.pp);
             self.must(layers >= pp, || {

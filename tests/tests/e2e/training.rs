@@ -3,6 +3,7 @@
 mod matrix;
 mod parity;
 mod s3;
+mod tied;
 mod torchtitan;
 mod traces;
 

@@ -34,7 +34,7 @@ impl Llama3 {
             return Err(bad("not of the family llama3"));
         }
         let size = |key: &str| {
-            spec.config
+            spec.settings
                 .get(key)
                 .and_then(Value::as_i64)
                 .ok_or_else(|| bad(&format!("no `{key}` in its config")))
@@ -42,9 +42,15 @@ impl Llama3 {
         let number = |value: Option<&Value>, key: &str| {
             value.and_then(Value::as_f64).ok_or_else(|| bad(&format!("no `{key}` in its config")))
         };
-        let scaling = match spec.config.get("rope_scaling").filter(|scaling| !scaling.is_null()) {
+        let scaling = match spec.settings.get("rope_scaling").filter(|scaling| !scaling.is_null()) {
             None => None,
             Some(scaling) => {
+                let kind = scaling.get("rope_type").or_else(|| scaling.get("type")).and_then(Value::as_str);
+                if kind != Some("llama3") {
+                    return Err(bad(&format!(
+                        "its rope_scaling is {scaling}; only that of Llama 3 is computed"
+                    )));
+                }
                 let of = |key: &str| number(scaling.get(key), key);
                 Some(Scaling {
                     factor: of("factor")?,
@@ -54,10 +60,10 @@ impl Llama3 {
                 })
             }
         };
-        let rope = Rope { theta: number(spec.config.get("rope_theta"), "rope_theta")?, scaling };
+        let rope = Rope { theta: number(spec.settings.get("rope_theta"), "rope_theta")?, scaling };
         let (head_dim, layers) = (size("head_dim")?, size("num_hidden_layers")? as usize);
         let dim = size("hidden_size")?;
-        let norm_eps = number(spec.config.get("rms_norm_eps"), "rms_norm_eps")?;
+        let norm_eps = number(spec.settings.get("rms_norm_eps"), "rms_norm_eps")?;
         let rope = rope.table(head_dim, positions, device)?;
         let units = units_of_stack(&spec, layers)?;
         let head = spec.tied.as_ref().map_or("output.weight", |tied| &tied.embedding).to_owned();

@@ -292,7 +292,14 @@ pub(super) fn show(config: &Config, session: &Session) -> Result<()> {
 /// Errors: [`Error::Usage`] that names the first key that differs; ranks that do not come.
 pub(super) fn same_everywhere(config: &Config, session: &Session) -> Result<()> {
     let values = |config: &Config| -> Vec<String> {
-        config.values().iter().map(|(row, value)| format!("{} = {value}", row.path)).collect()
+        let described =
+            config.model.flavor.description().map(|text| format!("model.flavor's file = {text:?}"));
+        config
+            .values()
+            .iter()
+            .map(|(row, value)| format!("{} = {value}", row.path))
+            .chain(described)
+            .collect()
     };
     let own = values(config);
     let first = session.coordinator.share("configuration/values", own.join("\n").as_bytes())?;

@@ -21,6 +21,12 @@ const CASES: &[Case] = &[
     ("--model.name=llama", 2, 2),
     ("--model.flavor=7B", 1, 2),
     ("--model.name=qwen3 --model.flavor=debugmodel", 2, 2),
+    ("--model.flavor=1B --parallelism.pipeline_parallel_degree=2", 2, 2),
+    ("--model.flavor=JOB/nowhere/config.json", 2, 4),
+    ("--model.flavor=JOB/broken.json", 1, 2),
+    ("--model.flavor=JOB/gelu", 1, 2),
+    ("--model.flavor=JOB/stretched", 2, 2),
+    ("--model.name=qwen3 --model.flavor=JOB/other_model", 1, 2),
     ("--compile.enable", 1, 2),
     ("--training.enable_cpu_offload", 1, 2),
     ("--job.config_file=preset:llama3_9b", 1, 2),
@@ -50,7 +56,7 @@ const CASES: &[Case] = &[
     ("--checkpoint.load_step=7", 2, 2),
     ("--checkpoint.folder=JOB/run --checkpoint.load_step=7", 2, 2),
     ("--checkpoint.folder=JOB/damaged", 2, 3),
-    ("--model.flavor=1B", 2, 2),
+    ("--checkpoint.folder=JOB/run --model.flavor=JOB/other_model/config.json", 2, 2),
     ("--checkpoint.folder=JOB/run --training.seq_len=32", 2, 2),
     ("--checkpoint.folder=JOB/run --training.dataset_path=JOB/other.json", 2, 2),
     ("--checkpoint.folder=JOB/run --checkpoint.load_step=1", 2, 2),
@@ -87,6 +93,15 @@ fn prepare(job: &Job) {
         tokenizer["model"]["vocab"][format!("more{id}")] = (4000 + id).into();
     }
     write("large_tokenizer/tokenizer.json", tokenizer.to_string().as_bytes());
+    let model = |name: &str, key: &str, value: serde_json::Value| {
+        let mut config = convert::families::by_name("llama3:debugmodel").unwrap().config;
+        config.insert(key.to_owned(), value);
+        let config = serde_json::to_string(&config).unwrap();
+        write(&format!("{name}/config.json"), config.as_bytes());
+    };
+    model("gelu", "hidden_act", "gelu".into());
+    model("stretched", "rope_scaling", serde_json::json!({"rope_type": "linear", "factor": 2.0}));
+    model("other_model", "num_hidden_layers", 2.into());
     let save_all = ["--training.steps=2", "--checkpoint.interval=1"];
     job.run_well(&[&save_all[..], &["--checkpoint.folder=run"]].concat());
     job.run_well(&["--training.steps=2", "--checkpoint.folder=ended", "--checkpoint.last_save_model_only"]);

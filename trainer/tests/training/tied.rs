@@ -1,7 +1,7 @@
 //! The small Llama with a head that is its embedding: one parameter, which two units compute with.
 //!
 //! The expected figures are what TorchTitan 0.2.2 printed as in [`parity`](crate::parity), its Llama 3 patched to have one
-//! parameter for both (`TITAN_TIED=1`, `tests/peers/torchtitan_cpu.py`), started from `titan-ckpt seed --config config.json
+//! parameter for both (`tests/peers/torchtitan_cpu.py --tied`), started from `titan-ckpt seed --config config.json
 //! --seed 7 --to dcp` with that model's `config.json`.
 
 use crate::llama::{Cut, ONE, STEPS, Training, model, tied};

@@ -3,6 +3,7 @@
 
 use super::section;
 use crate::config::choice::{AcMode, DecayType, Implementation, OptimizerName, SelectiveOption};
+use crate::config::flavor::Flavor;
 use crate::config::key::{RefusedValue, Rule};
 
 section! {
@@ -21,8 +22,8 @@ section! {
                 remedy: "`titan-ckpt` converts, reshards and seeds flux checkpoints",
             },
         ]);
-        /// Size within the family.
-        flavor: String = "debugmodel".to_owned();
+        /// Size within the family; or the path of a transformers config.json, or of the folder with it.
+        flavor: Flavor = Flavor::new("debugmodel");
         /// Folder of the tokenizer, and of the Hugging Face model where one is read or written.
         hf_assets_path: String = "./tests/assets/tokenizer".to_owned(), must_be(Rule::NotEmpty);
         /// Deprecated name of hf_assets_path.
