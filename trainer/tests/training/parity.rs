@@ -8,6 +8,8 @@ use crate::llama::{Cut, ONE, STEPS, Training, model};
 use crate::support::{LONG, Rank, run_well};
 use job::config::PipelineSchedule;
 use job::program::{Plan, Recompute, Reduction, Reshard, UnitPlan, build};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use tch::{Device, Kind};
 use trainer::begin;
 use trainer::ffi::rng;
@@ -22,7 +24,12 @@ const GRAD_NORMS: [f64; 10] =
     [0.5486, 0.5534, 0.5629, 0.6058, 0.6785, 0.8315, 0.9802, 1.1391, 1.1956, 1.2258];
 const TOLERANCE: f64 = 1e-4;
 
+/// The groups of a mesh. All ranks make the same ones in the same order, under names of their own: where ranks of a mesh before
+/// could be reached, nobody is.
 pub fn groups(rank: &Rank, cut: Cut) -> Groups {
+    static MESHES: AtomicU32 = AtomicU32::new(0);
+    let name = format!("mesh-{}", MESHES.fetch_add(1, Ordering::Relaxed));
+    let rank = Rank { store: Arc::new(rank.store.prefix(&name).unwrap()), ..*rank };
     Groups::of_mesh(rank.group("world", LONG).unwrap(), &cut.dims(), &|_| Ok(())).unwrap()
 }
 

@@ -2,6 +2,7 @@
 //! the same text and the same losses but for the order of sums.
 
 use crate::llama::{Cut, ONE, STEP_TOKENS, STEPS, Training, hyper, model};
+use crate::parity::groups;
 use crate::support::{LONG, Rank, numbers, run_well};
 use dcp::coordinate::{Alone, Coordinator, Peers};
 use dcp::format;
@@ -107,13 +108,6 @@ impl Shared {
     }
 }
 
-/// The groups of a mesh, under names of their own.
-fn groups(rank: &Rank, name: &str, cut: Cut) -> Groups {
-    let store = Arc::new(rank.store.prefix(name).unwrap());
-    let rank = Rank { store, ..*rank };
-    Groups::of_mesh(rank.group("world", LONG).unwrap(), &cut.dims(), &|_| Ok(())).unwrap()
-}
-
 fn coordinator(rank: &Rank) -> Arc<dyn Coordinator> {
     let keys = StoreKeys::new(Arc::new(rank.store.prefix("save").unwrap()));
     Arc::new(Peers::new(Arc::new(keys), rank.rank, rank.size, Duration::from_secs(60)).unwrap())
@@ -122,7 +116,7 @@ fn coordinator(rank: &Rank) -> Arc<dyn Coordinator> {
 pub fn saved_and_resumed(rank: &Rank, format: &str, model: &Llama3) {
     let folder = Shared::new(rank);
     let cut = Cut { dp_shard: 2, ..ONE };
-    let (groups, run) = (groups(rank, "two", cut), folder.run("two"));
+    let (groups, run) = (groups(rank, cut), folder.run("two"));
     let two = Job { model, groups: &groups, coordinator: coordinator(rank), rank: rank.rank, cut };
     let (losses, last) = two.train_and_save(&run, format);
     assert!(two.resume(&run, "first") == (losses.clone(), last.clone()), "the same mesh gives the same bits");
@@ -149,7 +143,7 @@ fn moved(rank: &Rank, format: &str) {
         ("layers", Cut { tp: 4, ..ONE }),
         ("copies", Cut { dp_replicate: 2, cp: 2, ..ONE }),
     ];
-    let groups_of_both = groups(rank, "both", both);
+    let groups_of_both = groups(rank, both);
     let model = &model();
     let of_both =
         Job { model, groups: &groups_of_both, coordinator: coordinator.clone(), rank: rank.rank, cut: both };
@@ -157,7 +151,7 @@ fn moved(rank: &Rank, format: &str) {
     let (losses, last) = of_both.train_and_save(&run, format);
     assert!(of_both.resume(&run, "same") == (losses.clone(), last), "the same mesh gives the same bits");
     for (name, cut) in others {
-        let groups = groups(rank, name, cut);
+        let groups = groups(rank, cut);
         let job = Job { model, groups: &groups, coordinator: coordinator.clone(), rank: rank.rank, cut };
         close(&job.resume(&run, name).0, &losses);
         if name == "copies" {

@@ -1,8 +1,8 @@
 //! Parameters, their gradients and their moments kept in bfloat16 (`training.dtype`).
 
 use crate::llama::{Cut, ONE, STEPS, Training, model};
-use crate::parity::compare_within;
-use crate::support::{LONG, Rank, run_well};
+use crate::parity::{compare_within, groups};
+use crate::support::{LONG, run_well};
 use dcp::coordinate::{Coordinator, Peers};
 use dcp::format;
 use dcp::load::Origin;
@@ -20,10 +20,6 @@ use trainer::groups::Groups;
 
 const STORED: Cut = Cut { stored: Kind::BFloat16, param: Kind::BFloat16, ..ONE };
 const SAVED: u64 = 3;
-
-fn groups(rank: &Rank, cut: Cut) -> Groups {
-    Groups::of_mesh(rank.group("world", LONG).unwrap(), &cut.dims(), &|_| Ok(())).unwrap()
-}
 
 /// Of an update only what reaches the last of eight bits is kept: the same course, further from float32 than with shards
 /// in it.

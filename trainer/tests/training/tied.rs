@@ -29,7 +29,9 @@ const GRAD_NORMS: [f64; 10] =
 const HEAD: &str = "output.weight";
 
 fn train(groups: &Groups, rank: u32, cut: Cut) -> Vec<(f64, f64)> {
-    Training::new(&tied(), groups, rank, cut, None).until(STEPS)
+    // What is wrong on one mesh alone shows at once.
+    let steps = if cut.dims().world() == 1 { STEPS } else { STEPS / 2 };
+    Training::new(&tied(), groups, rank, cut, None).until(steps)
 }
 
 #[test]
