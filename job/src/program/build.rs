@@ -8,8 +8,8 @@ use std::ops::Range;
 /// (`parallelism.fsdp_reshard_after_forward` of torchtitan 0.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reshard {
-    /// After every forward pass, but for the last unit, which the backward pass needs at once, and what it shares. In a pipeline, where
-    /// microbatches follow each other too closely, as [`Reshard::Never`].
+    /// After every forward pass, but for the last unit, which the backward pass needs at once, and what it shares. In a
+    /// pipeline, where microbatches follow each other too closely, as [`Reshard::Never`].
     Default,
     /// After every forward pass.
     Always,

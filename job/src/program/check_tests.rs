@@ -43,6 +43,20 @@ fn unit_plan(bits: u32, unit: u32) -> UnitPlan {
     UnitPlan { recompute }
 }
 
+/// One unit after the other, nothing ahead.
+fn small(units: usize, microbatches: u32, recompute: Recompute) -> Plan {
+    Plan {
+        units: vec![UnitPlan { recompute }; units],
+        is_tied: false,
+        microbatches,
+        gathered: true,
+        reshard: Reshard::Default,
+        prefetch_units: 0,
+        reduction: Reduction::EveryMicrobatch,
+        reductions_max: 1,
+    }
+}
+
 #[test]
 fn every_program_of_a_small_domain_is_sound() {
     let mut count = 0;
@@ -129,16 +143,7 @@ fn a_program_with_an_instruction_less_or_more_is_refused() {
 
 #[test]
 fn a_swapped_pair_is_refused_where_it_matters() {
-    let plan = Plan {
-        units: vec![UnitPlan { recompute: Recompute::Everything }; 3],
-        is_tied: false,
-        microbatches: 2,
-        gathered: true,
-        reshard: Reshard::Always,
-        prefetch_units: 0,
-        reduction: Reduction::EveryMicrobatch,
-        reductions_max: 1,
-    };
+    let plan = Plan { reshard: Reshard::Always, ..small(3, 2, Recompute::Everything) };
     let program = build(&plan);
     let mut refused = 0;
     for at in 1..program.instructions.len() {
@@ -165,16 +170,7 @@ fn a_swapped_pair_is_refused_where_it_matters() {
 
 #[test]
 fn a_fault_says_where_and_why() {
-    let plan = Plan {
-        units: vec![UnitPlan { recompute: Recompute::Nothing }; 2],
-        is_tied: false,
-        microbatches: 1,
-        gathered: true,
-        reshard: Reshard::Default,
-        prefetch_units: 1,
-        reduction: Reduction::EveryMicrobatch,
-        reductions_max: 1,
-    };
+    let plan = Plan { prefetch_units: 1, ..small(2, 1, Recompute::Nothing) };
     let mut program = build(&plan);
     program.instructions.retain(|instruction| *instruction != Instruction::Gather(Unit(1)));
     let fault = check(&program, true).unwrap_err();
@@ -184,16 +180,7 @@ fn a_fault_says_where_and_why() {
 /// A head that is the embedding: two units compute with one.
 #[test]
 fn what_is_shared_is_whole_where_it_is_used() {
-    let plan = Plan {
-        units: vec![UnitPlan { recompute: Recompute::Nothing }; 3],
-        is_tied: true,
-        microbatches: 2,
-        gathered: true,
-        reshard: Reshard::Default,
-        prefetch_units: 0,
-        reduction: Reduction::EveryMicrobatch,
-        reductions_max: 1,
-    };
+    let plan = Plan { is_tied: true, ..small(3, 2, Recompute::Nothing) };
     let says = |program: &Program| check(program, true).unwrap_err().to_string();
     // It stays from the first pass forward to the last one back.
     let program = build(&plan);
